@@ -1,0 +1,1 @@
+"""What the stochastic interpolant is compared with."""

@@ -1,0 +1,27 @@
+"""The deterministic twin: the network and the budget of the drift, trained by the mean squared error."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from physinterp.model import Model
+from physinterp.samplers import Sampler
+from physinterp.types import Conditioning, NoiseFn
+
+
+class Deterministic(Model):
+    r"""x1 = x0 + scale F(x0), loss |x1 - x0 - scale F|^2 / scale^2: an estimate of E[x1 | x0].
+
+    Any backbone: with a residual U-Net or a transformer it is the twin of the drift, with an FNO the FNO baseline.
+    """
+
+    def mean(self, x0: Tensor, cond: Conditioning) -> Tensor:
+        """E[x1 | x0], shape (B, C, *S)."""
+        return x0 + self.scale * self.network(x0, torch.zeros_like(x0), x0.new_zeros(len(x0)), cond)
+
+    def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
+        return ((self.mean(x0, cond) - x1) / self.scale).square().mean()
+
+    def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
+        return self.mean(z, cond)

@@ -1,0 +1,64 @@
+"""Writing and reading of weights and records: safetensors beside JSON, written beside and renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from physinterp.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its name when the block ends well, and is removed when it does not.
+
+    Raises:
+        InputError: no space is left on the device.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise InputError(f"no space left to write {path}: free some, or point PHYSINTERP_HOME elsewhere") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, whole or not at all."""
+    with replacing(path) as part:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part)
+
+
+def save_json(value: Any, path: Path) -> None:
+    """Write JSON, whole or not at all; a number that is not finite becomes null."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(_finite(value), indent=1) + "\n", encoding="utf-8")
+
+
+def fingerprint(value: Any) -> str:
+    """Short hash of a JSON value: the key of a cache."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and (value != value or abs(value) == float("inf")):
+        return None
+    return value

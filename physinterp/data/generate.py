@@ -1,0 +1,396 @@
+"""Data made here by an embedded solver, in The Well's layout: resumable, split by initial condition.
+
+    ROOT/data/{train,valid,test}/NAME_00.hdf5 ...   one file per batch of trajectories
+    ROOT/generation.json                            every parameter of the run, its key and its rate
+    ROOT/checksums.json, ROOT/stats.yaml            see data/well.py and data/statistics.py
+
+A finished file is never made again. A batch in progress keeps its state and frames in
+`NAME_00.partial.safetensors`, written every 20 s and on interruption; the next run continues from it, on the
+same device bitwise as if it had not stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from physinterp.config import home
+from physinterp.data import well
+from physinterp.data.statistics import write_stats
+from physinterp.errors import InputError
+from physinterp.solvers import SOLVERS, Solver
+from physinterp.system import System, near
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Raised when a change of the solvers or of the files makes older data unlike new ones."""
+SEED_STRIDE = 10_000_000
+PATIENCE = 20.0
+"""Seconds between two checkpoints of a batch."""
+
+Position = tuple[int, dict[str, Tensor]]
+"""Advances made, and the state after them."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the content of the files; its hash names the folder.
+
+    Attributes:
+        settings: one mapping of solver arguments and parameters per combination.
+        splits: per split (trajectories per combination, first seed).
+    """
+
+    system: str
+    solver: str
+    shape: tuple[int, ...]
+    length: tuple[float, ...]
+    dt: float
+    frames: int
+    spin_up: float
+    settings: tuple[dict[str, float], ...]
+    splits: dict[str, tuple[int, int]]
+    batch: int
+    dtype: str
+    format: int = FORMAT
+
+    @cached_property
+    def key(self) -> str:
+        """Twelve hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One file: trajectories of one split and one combination of parameters."""
+
+    path: Path
+    settings: dict[str, float]
+    seeds: tuple[int, ...]
+
+    @property
+    def partial(self) -> Path:
+        """Where the batch in progress is kept."""
+        return self.path.with_suffix(".partial.safetensors")
+
+
+def generate(
+    system: System,
+    root: str | Path | None = None,
+    splits: Mapping[str, int] | None = None,
+    *,
+    shape: Sequence[int] | None = None,
+    parameters: Mapping[str, float | Sequence[float]] | None = None,
+    seed: int = 0,
+    frames: int | None = None,
+    spin_up: float | None = None,
+    batch: int = 16,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float64,
+    only: Sequence[str] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Make the data of a system with its embedded solver, or find them where they are complete.
+
+    Arguments:
+        system: a card with a `solver`.
+        root: folder of the data; None is PHYSINTERP_HOME/data/NAME-KEY, where KEY is the hash of all
+            parameters.
+        splits: trajectories per split (and per combination of parameters); None is the card's.
+        shape: grid; None is the card's.
+        parameters: values of parameters or solver settings; several values make all combinations.
+        seed: shifts all seeds by 10 million times itself; splits keep disjoint seeds.
+        frames: stored frames per trajectory, `system.dt` apart; None is the card's.
+        spin_up: simulated time before the first stored frame; None is the card's.
+        batch: trajectories per file, advanced together.
+        device: where the solver runs; no part of the key.
+        dtype: of the solver; files are float32.
+        only: make these splits now and leave the others for later.
+        progress: show a progress bar on a terminal.
+    Returns:
+        The folder.
+    Raises:
+        InputError: no solver, unknown names, another run in `root`, or no space left.
+        FloatingPointError: the solver diverged.
+    """
+    recipe = plan(system, splits, shape, parameters, seed, frames, spin_up, batch, dtype)
+    system = system.with_grid(recipe.shape)
+    folder = Path(root) if root is not None else home() / "data" / f"{system.name}-{recipe.key}"
+    wanted = tuple(recipe.splits) if only is None else tuple(only)
+    for name in wanted:
+        if name not in recipe.splits:
+            raise InputError(f"no split {name!r}: {near(name, recipe.splits)}")
+    todo = [b for name in wanted for b in _batches(recipe, system, folder, name) if not b.path.is_file()]
+    if not todo:
+        return folder
+    with _room(folder):
+        _claim(folder, recipe, todo, len(system.fields))
+        started, simulated = time.monotonic(), 0.0
+        with Progress(
+            console=Console(stderr=True), disable=not (progress and Console(stderr=True).is_terminal)
+        ) as bar:
+            duration = recipe.spin_up + (recipe.frames - 1) * recipe.dt
+            task = bar.add_task(f"{system.name} data", total=duration * sum(len(b.seeds) for b in todo))
+            for item in todo:
+                simulated += _make(item, recipe, system, device, lambda units: bar.advance(task, units))
+        _finish(
+            folder, recipe, system, wanted, (time.monotonic() - started) / max(simulated, 1e-9), str(device)
+        )
+    return folder
+
+
+def rate(folder: str | Path) -> float | None:
+    """Seconds per simulated time unit and trajectory of the last run that made files in a folder."""
+    path = Path(folder) / "generation.json"
+    return (
+        json.loads(path.read_text(encoding="utf-8")).get("seconds_per_time_unit_and_trajectory")
+        if path.is_file()
+        else None
+    )
+
+
+def plan(
+    system: System,
+    splits: Mapping[str, int] | None = None,
+    shape: Sequence[int] | None = None,
+    parameters: Mapping[str, float | Sequence[float]] | None = None,
+    seed: int = 0,
+    frames: int | None = None,
+    spin_up: float | None = None,
+    batch: int = 16,
+    dtype: torch.dtype = torch.float64,
+) -> Recipe:
+    """The recipe of a run: the card's defaults with the given values put in; arguments as in `generate`."""
+    solver = system.solver
+    if solver is None:
+        raise InputError(
+            f"{system.name} has no embedded solver: give data=PATH of downloaded data ({system.source})"
+        )
+    counts = (
+        dict(splits)
+        if splits is not None
+        else {name: split.trajectories for name, split in system.splits.items()}
+    )
+    for name in counts:
+        if name not in system.splits:
+            raise InputError(f"no split {name!r} in the card of {system.name}: {near(name, system.splits)}")
+    values = {p.name: p.default for p in system.parameters} | dict(solver.defaults)
+    for name in parameters or {}:
+        if name not in values:
+            raise InputError(f"no parameter {name!r} of {system.name}: {near(name, values)}")
+    lists = {
+        k: np.atleast_1d(np.asarray(v, dtype=np.float64)).tolist()
+        for k, v in (values | dict(parameters or {})).items()
+    }
+    settings = tuple(
+        dict(zip(lists, combination, strict=True)) for combination in itertools.product(*lists.values())
+    )
+    frames = solver.frames if frames is None else frames
+    spin_up = solver.spin_up if spin_up is None else spin_up
+    if min([frames - 1, batch, *counts.values()]) < 1 or spin_up < 0 or seed < 0:
+        raise InputError(
+            f"expected at least 2 frames, 1 trajectory per split and batch, spin_up and seed >= 0; found "
+            f"frames {frames}, splits {counts}, batch {batch}, spin_up {spin_up}, seed {seed}"
+        )
+    seeds = {name: (n, system.splits[name].seed + SEED_STRIDE * seed) for name, n in counts.items()}
+    ranges = sorted((first, first + n * len(settings), name) for name, (n, first) in seeds.items())
+    for (_, end, one), (start, _, other) in itertools.pairwise(ranges):
+        if start < end:
+            raise InputError(
+                f"splits {one!r} and {other!r} would share initial conditions; ask for fewer trajectories"
+            )
+    grid = system.grid.with_shape(shape) if shape is not None else system.grid
+    return Recipe(
+        system.name,
+        solver.name,
+        grid.shape,
+        tuple(axis.length for axis in grid.axes),
+        system.dt,
+        frames,
+        spin_up,
+        settings,
+        seeds,
+        batch,
+        str(dtype).removeprefix("torch."),
+    )
+
+
+def _batches(recipe: Recipe, system: System, folder: Path, split: str) -> list[Batch]:
+    count, first = recipe.splits[split]
+    batches = []
+    names = [parameter.name for parameter in system.parameters]
+    varied = [k for k in recipe.settings[0] if k not in names and len({s[k] for s in recipe.settings}) > 1]
+    for c, settings in enumerate(recipe.settings):
+        seeds = range(first + c * count, first + (c + 1) * count)
+        label = "".join(f"_{name}_{_label(settings[name])}" for name in (*names, *varied))
+        for i, start in enumerate(range(0, count, recipe.batch)):
+            path = folder / "data" / split / f"{recipe.system}{label}_{i:02d}.hdf5"
+            batches.append(Batch(path, settings, tuple(seeds[start : start + recipe.batch])))
+    return batches
+
+
+def _make(
+    batch: Batch, recipe: Recipe, system: System, device: str | torch.device, report: Callable[[float], None]
+) -> float:
+    """Run one batch to its file; returns the simulated time times trajectories of this call."""
+    arguments = {name.lower(): value for name, value in batch.settings.items()}
+    solver: Solver = SOLVERS[recipe.solver](
+        shape=recipe.shape,
+        length=recipe.length,
+        dtype=getattr(torch, recipe.dtype),
+        device=device,
+        **arguments,
+    )
+    if solver.fields != system.field_names:
+        raise InputError(
+            f"the card's fields {system.field_names} are not those of the solver {solver.fields}"
+        )
+    # the first `warm` advances are the spin-up; frame i is the output after `warm` + i advances
+    warm = math.ceil(recipe.spin_up - 1e-9)
+    lengths = [recipe.spin_up / warm] * warm + [recipe.dt] * (recipe.frames - 1)
+    position, frames = _restore(batch, recipe, solver, device)
+    begun, saved = position[0], time.monotonic()
+    report(sum(lengths[:begun]) * len(batch.seeds))
+    try:
+        for step in range(begun, len(lengths)):
+            if len(frames) == step - warm:
+                frames.append(_frame(solver, position[1]))
+            # one assignment, so that an interruption never finds a step that belongs to another state
+            position = (step + 1, solver.advance(position[1], lengths[step]))
+            report(lengths[step] * len(batch.seeds))
+            if time.monotonic() - saved > PATIENCE:
+                _save(batch, recipe, position, frames)
+                saved = time.monotonic()
+    except BaseException:
+        _save(batch, recipe, position, frames)
+        raise
+    frames.append(_frame(solver, position[1]))
+    values = torch.stack(frames, 1).numpy()
+    fields = {name: values[:, :, i] for i, name in enumerate(solver.fields)}
+    times = recipe.spin_up + recipe.dt * np.arange(recipe.frames)
+    scalars = {p.name: batch.settings[p.name] for p in system.parameters}
+    others = {k: v for k, v in batch.settings.items() if k not in scalars}
+    well.write(
+        batch.path, system, fields, times, scalars, {**others, "seeds": list(batch.seeds), "key": recipe.key}
+    )
+    batch.partial.unlink(missing_ok=True)
+    return sum(lengths[begun:]) * len(batch.seeds)
+
+
+def _frame(solver: Solver, state: dict[str, Tensor]) -> Tensor:
+    return solver.output(state).to("cpu", torch.float32)
+
+
+def _save(batch: Batch, recipe: Recipe, position: Position, frames: list[Tensor]) -> None:
+    """Write state and frames beside, then rename."""
+    step, state = position
+    tensors = {f"state.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    if frames:
+        tensors["frames"] = torch.stack(frames)
+    batch.partial.parent.mkdir(parents=True, exist_ok=True)
+    temporary = batch.partial.with_name(f".{batch.partial.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, {"key": recipe.key, "step": str(step)})
+        os.replace(temporary, batch.partial)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _restore(
+    batch: Batch, recipe: Recipe, solver: Solver, device: str | torch.device
+) -> tuple[Position, list[Tensor]]:
+    """Position and frames of a batch in progress, or its initial condition."""
+    if batch.partial.is_file():
+        try:
+            with safe_open(batch.partial, "pt") as file:
+                note = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if note["key"] == recipe.key:
+                frames = list(tensors.pop("frames", []))
+                state = {name.removeprefix("state."): value.to(device) for name, value in tensors.items()}
+                log.info("%s: continuing after %s steps", batch.path.name, note["step"])
+                return (int(note["step"]), state), frames
+        except (SafetensorError, OSError, KeyError) as error:
+            log.warning("%s cannot be read (%s); this batch starts again", batch.partial, error)
+    return (0, solver.initial(batch.seeds)), []
+
+
+def _claim(folder: Path, recipe: Recipe, todo: Sequence[Batch], channels: int) -> None:
+    """Note the recipe in the folder; refuse a folder with another one, or too small a disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "generation.json"
+    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+    ours = json.loads(json.dumps(asdict(recipe)))
+    if found and found["key"] != recipe.key:
+        different = {k: (found["recipe"].get(k), v) for k, v in ours.items() if found["recipe"].get(k) != v}
+        raise InputError(
+            f"{folder} holds another run; (found, asked): {different}; choose another folder or delete this one"
+        )
+    needed = 4 * channels * math.prod(recipe.shape) * recipe.frames * sum(len(b.seeds) for b in todo)
+    if shutil.disk_usage(folder).free < needed:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    _write_json(note, found | {"key": recipe.key, "recipe": ours})
+
+
+def _finish(
+    folder: Path, recipe: Recipe, system: System, splits: Sequence[str], speed: float, device: str
+) -> None:
+    note = folder / "generation.json"
+    found = json.loads(note.read_text(encoding="utf-8"))
+    _write_json(note, found | {"seconds_per_time_unit_and_trajectory": speed, "device": device})
+    if "train" in splits:
+        write_stats(
+            folder / "stats.yaml", well.read(folder, "train", system), system, f"training split, {recipe.key}"
+        )
+    log.info("%s: %.3g s per time unit and trajectory on %s, in %s", system.name, speed, device, folder)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    os.replace(beside, path)
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """A full disk as one clear line; what was finished stays and a later run continues from it."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+            raise
+        raise InputError(
+            f"no space left in {folder}: finished files are kept; free space, or set PHYSINTERP_HOME to a larger disk, "
+            "and run again to continue"
+        ) from error
+
+
+def _label(value: float) -> str:
+    """1e6, 0.5, 2e-3: as in The Well's file names."""
+    mantissa, _, exponent = f"{value:g}".partition("e")
+    if not exponent and abs(value) >= 1000:
+        mantissa, _, exponent = f"{value:.5e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa

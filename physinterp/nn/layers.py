@@ -1,0 +1,98 @@
+"""Layers shared by the networks: convolution with the padding of each axis, embedding of s, modulation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from physinterp.types import Boundary, Conditioning
+
+
+class Conv(nn.Module):
+    """3 x 3 (or k x k) convolution that pads each axis by its boundary.
+
+    A periodic axis is wrapped; a wall or a pole is padded with zeros, which tells the network where it is.
+
+    Arguments:
+        in_channels, out_channels: channels, C -> C'.
+        boundary: one of "periodic", "wall", "pole" for each of the two space axes.
+        kernel: odd width of the kernel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, boundary: Sequence[Boundary], kernel: int = 3) -> None:
+        super().__init__()
+        p = kernel // 2
+        wrap = [p if b == "periodic" else 0 for b in boundary]
+        self.wrap = (wrap[1], wrap[1], wrap[0], wrap[0])
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=(p - wrap[0], p - wrap[1]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)."""
+        return self.conv(F.pad(x, self.wrap, mode="circular") if any(self.wrap) else x)
+
+
+class LevelEmbedding(nn.Module):
+    r"""Embedding of the interpolant time s and of the physical parameters.
+
+        e = MLP( W_s [sin(w_k s), 1 - cos(w_k s)]_k + W_p p + c ),   W_s = 0 at the start
+
+    The features of s vanish at s = 0 and W_s starts at zero, so a network trained at s = 0 alone (the deterministic
+    twin) gives the same output at every s: it can be loaded unchanged as the start of a network of s.
+
+    Arguments:
+        width: size of the embedding, E.
+        parameters: number of physical parameters, P.
+        frequencies: number of frequencies w_k = pi k / 2.
+    """
+
+    def __init__(self, width: int, parameters: int = 0, frequencies: int = 8) -> None:
+        super().__init__()
+        self.register_buffer("omega", math.pi / 2 * torch.arange(1, frequencies + 1), persistent=False)
+        self.level = nn.Linear(2 * frequencies, width, bias=False)
+        nn.init.zeros_(self.level.weight)
+        self.parameters_in = nn.Linear(parameters, width, bias=False) if parameters else None
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+
+    def forward(self, s: Tensor, cond: Conditioning) -> Tensor:
+        """s (B,), parameters (B, P) -> (B, E)."""
+        phase = s[:, None].to(self.level.weight.dtype) * self.omega
+        e = self.level(torch.cat([phase.sin(), 1 - phase.cos()], dim=1)) + self.bias
+        if self.parameters_in is not None:
+            if cond.parameters is None:
+                raise ValueError("this network is conditioned on physical parameters and got none")
+            e = e + self.parameters_in(cond.parameters.to(e.dtype))
+        return self.out(e)
+
+
+class ResidualBlock(nn.Module):
+    r"""x + conv( silu( (1 + a) norm(conv(silu(norm x))) + b ) ) with (a, b) linear in the embedding (FiLM).
+
+    The last convolution starts at zero, so the block starts as the identity.
+    """
+
+    def __init__(self, channels: int, boundary: Sequence[Boundary], embedding: int | None) -> None:
+        super().__init__()
+        groups = math.gcd(8, channels)
+        self.norm1, self.norm2 = nn.GroupNorm(groups, channels), nn.GroupNorm(groups, channels)
+        self.conv1, self.conv2 = Conv(channels, channels, boundary), Conv(channels, channels, boundary)
+        self.film = nn.Linear(embedding, 2 * channels) if embedding else None
+        nn.init.zeros_(self.conv2.conv.weight)
+        nn.init.zeros_(self.conv2.conv.bias)  # type: ignore[arg-type]
+        if self.film is not None:
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
+
+    def forward(self, x: Tensor, e: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B, E) -> (B, C, H, W)."""
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.film is not None:
+            if e is None:
+                raise ValueError("this block is modulated by an embedding and got none")
+            a, b = self.film(e)[:, :, None, None].chunk(2, dim=1)
+            h = torch.addcmul(b, 1 + a, h)
+        return x + self.conv2(F.silu(h))

@@ -1,0 +1,239 @@
+"""System cards: one strict YAML file describes one physical problem."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+import xarray as xr
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as field
+
+from physinterp.errors import InputError
+from physinterp.grid import Grid
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Card(BaseModel):
+    """Base of everything in a card: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Field(Card):
+    """One scalar field; `aliases` are other names under which files may hold it."""
+
+    name: str
+    units: str = ""
+    long_name: str = ""
+    aliases: tuple[str, ...] = ()
+
+
+class Parameter(Card):
+    """A physical parameter on which the emulator is conditioned.
+
+    Attributes:
+        name: as in the files; the solver's argument is the same name in lower case.
+        transform: applied before a network sees it.
+        default: the value of the embedded data, and of files that do not state one.
+        values: lower and upper end of the sensible range.
+    """
+
+    name: str
+    transform: Literal["identity", "log10"] = "identity"
+    default: float
+    values: tuple[float, float]
+    units: str = ""
+
+    def standardise(self, value: Any) -> Any:
+        """Transform, then map the range `values` to [-1, 1]; independent of any data set."""
+        f = np.log10 if self.transform == "log10" else np.asarray
+        low, high = (float(f(v)) for v in self.values)
+        return (f(np.asarray(value, dtype=np.float64)) - (low + high) / 2) / ((high - low) / 2 or 1.0)
+
+
+class Simulation(Card):
+    """How the embedded solver makes the data of a card.
+
+    Attributes:
+        name: key in `physinterp.solvers.SOLVERS`.
+        defaults: constructor arguments of the solver that are not parameters.
+        spin_up: time before the first stored frame, in the system's time unit.
+        frames: stored frames per trajectory.
+    """
+
+    name: str
+    defaults: Mapping[str, float] = {}
+    spin_up: float = field(default=0.0, ge=0)
+    frames: int = field(ge=2)
+
+
+class Split(Card):
+    """Trajectories of a split; trajectory i starts from the seed `seed` + i."""
+
+    trajectories: int = field(ge=0)
+    seed: int = field(ge=0)
+
+
+class System(Card):
+    """One card = one problem.
+
+    Attributes:
+        name: name of the card's folder and of the system everywhere.
+        adapter: key in `physinterp.data.ADAPTERS`: the format of its data.
+        fields: in the order of the channels.
+        grid: where the values sit.
+        dt: time between stored frames, in `time_unit`.
+        parameters: in the order of the conditioning vector.
+        solver: how to make the data here; None where they have to be downloaded.
+        splits: split by initial condition, for the embedded solver.
+    """
+
+    name: str
+    title: str
+    adapter: str
+    fields: tuple[Field, ...] = field(min_length=1)
+    grid: Grid
+    dt: float = field(gt=0)
+    time_unit: str
+    parameters: tuple[Parameter, ...] = ()
+    solver: Simulation | None = None
+    splits: Mapping[str, Split] = {}
+    source: str
+    licence: str
+    citation: str
+
+    @model_validator(mode="after")
+    def _disjoint(self) -> System:
+        ranges = sorted((s.seed, s.seed + s.trajectories, name) for name, s in self.splits.items())
+        for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
+            if start < end:
+                raise ValueError(
+                    f"splits {first!r} and {second!r} share seeds; move the seed of {second!r} to {end}"
+                )
+        return self
+
+    @property
+    def field_names(self) -> tuple[str, ...]:
+        """Names of the channels."""
+        return tuple(f.name for f in self.fields)
+
+    def with_grid(self, shape: Sequence[int]) -> System:
+        """The same system at another resolution."""
+        return self.model_copy(update={"grid": self.grid.with_shape(shape)})
+
+    def conditioning(self, ds: xr.Dataset) -> np.ndarray:
+        """Standardised parameters of a dataset, shape (sample, P), float32; coordinates hold the values.
+
+        Raises:
+            InputError: a parameter is no coordinate of the dataset.
+        """
+        columns = []
+        for parameter in self.parameters:
+            if parameter.name not in ds.coords:
+                raise InputError(
+                    f"parameter {parameter.name!r} is no coordinate of the data (found {sorted(map(str, ds.coords))}); "
+                    f"add it: ds.assign_coords({parameter.name}=('sample', values))"
+                )
+            values = parameter.standardise(ds[parameter.name].values)
+            columns.append(np.broadcast_to(values, (ds.sizes.get("sample", 1),)))
+        if not columns:
+            return np.zeros((ds.sizes.get("sample", 1), 0), dtype=np.float32)
+        return np.stack(columns, -1).astype(np.float32)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A phrase for error messages: the names close to a wrong one, and all of them."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}known: {', '.join(known) or 'none'}"
+
+
+def systems() -> tuple[str, ...]:
+    """Names of the cards that come with the package."""
+    root = _cards()
+    return (
+        tuple(sorted(p.name for p in root.iterdir() if (p / "card.yaml").is_file())) if root.is_dir() else ()
+    )
+
+
+def load_system(name: str | Path) -> System:
+    """The system of a name, a card file or a folder with a `card.yaml`.
+
+    Raises:
+        InputError: no such card, or a card with unknown keys or wrong values; the message names file and key.
+    """
+    path = Path(name)
+    if str(name) in systems():
+        path = _cards() / str(name) / "card.yaml"
+    elif path.is_dir() and (path / "card.yaml").is_file():
+        path = path / "card.yaml"
+    elif not path.is_file():
+        raise InputError(
+            f"no system {str(name)!r}: {near(str(name), systems())}; or give the path of a card.yaml"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping with the keys of a card, found {type(values).__name__}")
+    return validate(System, values, path)
+
+
+def validate(model: type[M], values: Mapping[str, Any], source: str | Path) -> M:
+    """Build a strict model; every error names the source, the key, and for an unknown key the near ones."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(map(str, item["loc"])) or "(whole)"
+            if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                lines.append(
+                    f"unknown key {key!r}: {near(str(item['loc'][-1]), _keys(model, item['loc'][:-1]))}"
+                )
+            else:
+                lines.append(f"key {key!r}: {item['msg']} (found {str(item['input'])[:60]!r})")
+        raise InputError(f"{source}: {'; '.join(lines)}") from error
+
+
+def _cards() -> Path:
+    """Folder of the cards: `datasets/` of a checkout, else `_cards` inside the installed package."""
+    package = Path(str(resources.files("physinterp")))
+    return package / "_cards" if (package / "_cards").is_dir() else package.parent / "datasets"
+
+
+def _keys(model: Any, loc: Sequence[str | int]) -> list[str]:
+    """Keys that the (sub)model at a location accepts."""
+    kind: Any = model
+    for part in loc:
+        annotation = _annotations(kind).get(str(part))
+        if annotation is not None:
+            kind = _model(annotation) or kind
+    return list(_annotations(kind))
+
+
+def _annotations(kind: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(kind):
+        fields = getattr(kind, "__pydantic_fields__", {})
+        return {name: info.annotation for name, info in fields.items()}
+    return {name: info.annotation for name, info in kind.model_fields.items()}
+
+
+def _model(annotation: Any) -> Any:
+    """The model inside an annotation such as tuple[Field, ...] or Mapping[str, Split]."""
+    if isinstance(annotation, type) and (
+        dataclasses.is_dataclass(annotation) or issubclass(annotation, BaseModel)
+    ):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model(a)) is not None), None)

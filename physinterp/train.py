@@ -1,0 +1,253 @@
+"""Training: one loop for every objective, with a budget, a search of the learning rate, a log and resumption.
+
+The learning rate rises over the first 2 % of the budget, stays constant, and falls linearly to zero over the last part:
+
+    lr(p) = lr min(1, p / 0.02) min(1, (1 - p) / decay),   p = share of the budget that is used
+
+Weights for use are an exponential moving average. Batches depend on the seed and the number of the step alone, so with
+a budget in steps an interrupted training that resumes gives the weights of an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import Progress
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from physinterp.checkpoint import save_json, save_tensors
+from physinterp.config import Training
+from physinterp.types import Conditioning
+
+LOGGER = logging.getLogger(__name__)
+
+WARMUP = 0.02  # share of the budget over which the learning rate rises
+SEARCH = 0.06  # share of the budget that each candidate of the learning rate gets
+SAVE_SECONDS = 30.0  # between two savings of the state of a training
+
+
+class Objective(Protocol):
+    """Anything with a loss of two successive states."""
+
+    def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
+        """A scalar."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Successive states: trajectories (N, T, C, *S), parameters (N, P), stride in frames, all in memory."""
+
+    states: Tensor
+    parameters: Tensor
+    stride: int
+
+    def __len__(self) -> int:
+        return self.states.shape[0] * (self.states.shape[1] - self.stride)
+
+    def select(self, index: Tensor) -> tuple[Tensor, Tensor, Conditioning]:
+        """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
+        n, t = index // (self.states.shape[1] - self.stride), index % (self.states.shape[1] - self.stride)
+        return self.states[n, t], self.states[n, t + self.stride], Conditioning(self.parameters[n])
+
+    def difference_std(self) -> Tensor:
+        """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""
+        difference = self.states[:, self.stride :] - self.states[:, : -self.stride]
+        dims = [d for d in range(difference.ndim) if d != 2]
+        return difference.double().square().mean(dims).sqrt().clamp(min=1e-6).float()
+
+
+@dataclass
+class _Run:
+    """State of a training that is saved and resumed: raw weights, their average, moments, counters."""
+
+    model: nn.Module
+    rate: float
+    step: int = 0
+    elapsed: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+        self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        moments = {
+            f"moment.{name}.{key}": value
+            for name, p in self.model.named_parameters()
+            for key, value in self.optimizer.state[p].items()
+        }
+        raw = {f"raw.{k}": v for k, v in self.model.state_dict().items()}
+        counters = torch.tensor([self.step, self.elapsed, self.rate], dtype=torch.float64)
+        return {**raw, **{f"average.{k}": v for k, v in self.average.items()}, **moments, "counters": counters}
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        step, self.elapsed, self.rate = saved["counters"].tolist()
+        self.step = int(step)
+        self.model.load_state_dict({k[4:]: v for k, v in saved.items() if k.startswith("raw.")})
+        for name, p in self.model.named_parameters():
+            self.average[name].copy_(saved[f"average.{name}"])
+            prefix = f"moment.{name}."
+            self.optimizer.state[p] = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
+
+    def averaged(self) -> dict[str, Tensor]:
+        """State dict for use: averaged parameters, the buffers as they are."""
+        return {k: self.average.get(k, v).detach().clone() for k, v in self.model.state_dict().items()}
+
+    @contextlib.contextmanager
+    def use_average(self) -> Iterator[None]:
+        raw = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.model.load_state_dict(self.averaged())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(raw)
+
+
+class Trainer:
+    """Trains one objective on pairs; see the module.
+
+    Arguments:
+        plan: batch, budget, rates.
+        seed: of batches and noise.
+        folder: log.jsonl and the state for resumption go here; removed when the training is complete.
+        device: where to train, as Lightning Fabric's accelerator ("cpu", "cuda", "auto").
+    """
+
+    def __init__(self, plan: Training, seed: int, folder: Path, device: str = "cpu") -> None:
+        self.plan, self.seed, self.folder = plan, seed, folder
+        self.fabric = Fabric(accelerator=device, devices=1, precision=plan.precision)
+
+    def fit(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, label: str) -> dict[str, Any]:
+        """Train in place; the model ends with averaged weights.
+
+        Arguments:
+            model: an objective (`Objective`).
+            train, valid: pairs; `valid` chooses the learning rate and is reported.
+            budget: share of the plan's budget that this training may use, the search included.
+            label: for the progress bar.
+        Returns:
+            Record: steps, seconds, learning_rate, valid_loss, and the losses of the search.
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        state = self.folder / "state.safetensors"
+        model.to(self.fabric.device)
+        rates = self.plan.learning_rates
+        search: dict[str, float] = {}
+        with Progress(transient=True) as progress:
+            bar = progress.add_task(label, total=1.0)
+            tick = lambda p: progress.update(bar, completed=p)  # noqa: E731
+            if state.exists():
+                run = _Run(model, rates[0])
+                run.restore(load_file(state))
+                LOGGER.info("%s: resumed at step %d", label, run.step)
+            elif len(rates) == 1:
+                run = _Run(model, rates[0])
+            else:
+                run, search = self._search(model, train, valid, budget, tick)
+            self._advance(run, train, budget, 1.0, tick, state)
+            model.load_state_dict(run.averaged())
+        record = {
+            "steps": run.step,
+            "seconds": round(run.elapsed, 1),
+            "learning_rate": run.rate,
+            "search": search,
+            "valid_loss": self.validate(model, valid),
+            "pairs": len(train),
+        }
+        save_json(record, self.folder / "training.json")
+        state.unlink(missing_ok=True)
+        return record
+
+    def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
+        """Each learning rate gets the same small share of the budget from the same start; the best one goes on."""
+        first = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        losses: dict[str, float] = {}
+        best: dict[str, Tensor] = {}
+        spent = 0.0
+        for rate in self.plan.learning_rates:
+            model.load_state_dict(first)
+            run = _Run(model, rate)
+            self._advance(run, train, budget, SEARCH, tick, None)
+            with run.use_average():
+                losses[f"{rate:g}"] = self.validate(model, valid)
+            spent += run.elapsed
+            if losses[f"{rate:g}"] <= min(losses.values()):
+                best = {k: v.detach().clone() for k, v in run.tensors().items()}
+        run.restore(best)
+        run.elapsed = spent
+        if self.plan.steps is not None:  # a budget in steps: the search counts as well
+            run.step = run.step * len(self.plan.learning_rates)
+        return run, losses
+
+    def _advance(
+        self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None
+    ) -> None:
+        """Optimise until the share `until` of the budget is used."""
+        model, optimizer = self.fabric.setup(run.model, run.optimizer)
+        model.mark_forward_method("loss")
+        plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
+        with (self.folder / "log.jsonl").open("a") as log:
+            while (p := plan.used(run.step, run.elapsed, budget)) < until:
+                rate = run.rate * min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / plan.decay)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                loss, norm = self._step(model, optimizer, train, run.step)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(f"loss is {loss.item()} at step {run.step}, learning rate {rate:.2g}: lower it")
+                run.step += 1
+                decay = min(plan.average, (1 + run.step) / (10 + run.step))
+                parameters = dict(run.model.named_parameters())
+                torch._foreach_lerp_(
+                    list(run.average.values()), [parameters[k].detach() for k in run.average], 1 - decay
+                )
+                run.elapsed = time.perf_counter() - begun
+                if run.step % 10 == 1:
+                    row = {"step": run.step, "seconds": round(run.elapsed, 2), "used": round(p, 4)}
+                    row |= {"learning_rate": rate, "loss": loss.item(), "gradient_norm": norm.item()}
+                    log.write(json.dumps(row) + "\n")
+                    tick(p)
+                if state is not None and time.perf_counter() - saved > SAVE_SECONDS:
+                    save_tensors(run.tensors(), state)
+                    saved = time.perf_counter()
+
+    def _step(self, model: Any, optimizer: Any, train: Pairs, step: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+        index = torch.randint(len(train), (self.plan.batch,), generator=generator)
+        x0, x1, cond = _to(train.select(index), self.fabric.device)
+        loss = model.loss(x0, x1, cond, generator)
+        optimizer.zero_grad()
+        self.fabric.backward(loss)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.plan.clip)
+        optimizer.step()
+        return loss.detach(), norm
+
+    @torch.no_grad()
+    def validate(self, model: Any, valid: Pairs, batches: int = 8) -> float:
+        """Mean loss over pairs spread evenly over the validation split, with the same noise every time."""
+        generator = torch.Generator().manual_seed(0)
+        count = min(len(valid), batches * self.plan.batch)
+        index = torch.linspace(0, len(valid) - 1, count).long()
+        index = index[torch.randperm(count, generator=generator)]
+        losses = []
+        for rows in index.split(self.plan.batch):
+            x0, x1, cond = _to(valid.select(rows), self.fabric.device)
+            losses.append(model.loss(x0, x1, cond, generator).item() * len(rows))
+        return sum(losses) / count
+
+
+def _to(batch: tuple[Tensor, Tensor, Conditioning], device: torch.device) -> tuple[Tensor, Tensor, Conditioning]:
+    x0, x1, cond = batch
+    parameters = None if cond.parameters is None else cond.parameters.to(device)
+    return x0.to(device), x1.to(device), Conditioning(parameters)
