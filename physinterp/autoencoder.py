@@ -62,7 +62,7 @@ class Autoencoder(nn.Module):
         encode(x) = (saturate(encoder(x)) - m) / d,   decode(z) = decoder(m + d z)
 
     m and d are the mean and standard deviation of each latent channel on the training split, 0 and 1 until
-    `fit_standardisation` is called, and part of the state_dict. Call it once, after training: later training would
+    `fit_standardisation` is called, and part of the state_dict. Call it after training: more training would
     leave them stale.
 
     Arguments:
@@ -106,19 +106,22 @@ class Autoencoder(nn.Module):
         return tuple(n // self.downsampling for n in shape)
 
     @torch.no_grad()
-    def fit_standardisation(self, batches: Iterable[tuple[Tensor, Conditioning]], floor: float = 1e-3) -> None:
+    def fit_standardisation(
+        self, batches: Iterable[tuple[Tensor, Conditioning]], floor: float = 1e-3
+    ) -> None:
         """Sets the mean and standard deviation of each latent channel, accumulated in float64.
 
         Arguments:
             batches: pairs (x (B, C, H, W), conditioning) that cover the training split.
-            floor: least standard deviation of a channel relative to the largest, for channels that are constant.
+            floor: least standard deviation of a channel relative to the largest, for constant channels.
         Raises:
             InputError: there are no batches.
         """
         count, total, square = 0, torch.zeros(()), torch.zeros(())
         for x, cond in batches:
             z = saturate(self.encoder(x, cond), self.bound).transpose(0, 1).flatten(1).double()
-            count, total, square = count + z.shape[1], total.to(z) + z.sum(1), square.to(z) + z.square().sum(1)
+            count += z.shape[1]
+            total, square = total.to(z) + z.sum(1), square.to(z) + z.square().sum(1)
         if not count:
             raise InputError("the latents cannot be standardised: expected at least one batch, found none")
         mean = total / count

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import yaml
+from pydantic import Field, model_validator
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from physinterp.errors import InputError
+from physinterp.system import Card, near, validate
 
 
 def home() -> Path:
@@ -15,13 +20,7 @@ def home() -> Path:
     return Path(os.environ.get("PHYSINTERP_HOME", "~/.cache/physinterp")).expanduser()
 
 
-class Strict(BaseModel):
-    """Base of the configuration: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Training(Strict):
+class Training(Card):
     """How every learned method of a preset is trained.
 
     The budget is the whole training of one method: the twin, the codec and the search of the learning rate count.
@@ -30,9 +29,9 @@ class Training(Strict):
         seconds: budget in wall-clock seconds; steps: or in optimiser steps (exactly one of them).
         batch: pairs per step.
         learning_rates: candidates, chosen on the validation split.
-        trunk: share of the budget after which a copy of the twin becomes the start of the other objectives.
+        trunk: share of the budget after which the learning rate of the twin begins to fall, and after which a copy of
+            it becomes the start of the other objectives.
         codec: share of the budget that the autoencoder takes, where there is one.
-        decay: share of a training over which the learning rate falls to zero.
         average: decay of the moving average of the weights per step.
         clip: largest norm of the gradient.
         precision: of Lightning Fabric, "32-true" or "bf16-mixed".
@@ -44,7 +43,6 @@ class Training(Strict):
     learning_rates: tuple[float, ...] = Field((1e-3,), min_length=1)
     trunk: float = Field(0.6, gt=0, lt=1)
     codec: float = Field(0.35, gt=0, lt=1)
-    decay: float = Field(0.5, gt=0, le=1)
     average: float = Field(0.99, ge=0, lt=1)
     clip: float = Field(1.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
@@ -58,3 +56,82 @@ class Training(Strict):
     def used(self, step: int, elapsed: float, budget: float) -> float:
         """Share used of a share `budget` of the whole."""
         return step / (self.steps * budget) if self.steps is not None else elapsed / (self.seconds * budget)  # type: ignore[operator]
+
+
+class Preset(Card):
+    """One size of a benchmark: data, networks, training, evaluation.
+
+    Attributes:
+        step: physical time of one step of the emulator, a multiple of the card's dt.
+        shape: resolution, where it is not the card's.
+        trajectories: per split, where they are not the card's.
+        frames, spin_up: of the generated data, where they are not the card's.
+        codec, backbone: of every method whose name does not say otherwise.
+        networks: arguments of each network; `dcae-unet` are those of a U-Net on the latents of `dcae`.
+        training: budget and optimiser.
+        methods: rows of the table.
+        steps: steps of each sampler.
+        members: size of the ensembles.
+        lead: leads that are forecast, in steps.
+        starts: initial conditions per test trajectory, spread evenly.
+        micro_batch: rows that the networks see at once when forecasting; part of the result to the last bit.
+    """
+
+    step: float = Field(gt=0)
+    shape: tuple[int, int] | None = None
+    trajectories: Mapping[str, int] = {}
+    frames: int | None = Field(None, ge=2)
+    spin_up: float | None = Field(None, ge=0)
+    codec: str = "identity"
+    backbone: str = "unet"
+    networks: Mapping[str, Mapping[str, Any]]
+    training: Training
+    methods: tuple[str, ...]
+    steps: Mapping[str, int]
+    members: int = Field(8, ge=1)
+    lead: int = Field(10, ge=1)
+    starts: int = Field(1, ge=1)
+    micro_batch: int = Field(16, ge=1)
+
+
+class Benchmark(Card):
+    """`benchmarks/<system>.yaml`: the presets of a system.
+
+    Attributes:
+        headline: fields whose mean is the row `mean` of the table.
+        default: name of the default preset.
+        presets: by name.
+    """
+
+    headline: tuple[str, ...] = Field(min_length=1)
+    default: str
+    presets: Mapping[str, Preset]
+
+    def preset(self, name: str | None) -> Preset:
+        """The preset of a name, or the default.
+
+        Raises:
+            InputError: no such preset; the message names the near ones.
+        """
+        name = name or self.default
+        if name not in self.presets:
+            raise InputError(f"no preset {name!r}: {near(name, self.presets)}")
+        return self.presets[name]
+
+
+def load_benchmark(system: str) -> Benchmark:
+    """The benchmark of a system, from `benchmarks/<system>.yaml`.
+
+    Raises:
+        InputError: no such file, or unknown or wrong keys; the message names them.
+    """
+    package = Path(str(resources.files("physinterp")))
+    folder = package / "_cards" / "benchmarks"
+    path = (folder if folder.is_dir() else package.parent / "benchmarks") / f"{system}.yaml"
+    if not path.is_file():
+        raise InputError(f"{path.name}: the system {system!r} has no benchmark; known: {_names(path.parent)}")
+    return validate(Benchmark, yaml.safe_load(path.read_text(encoding="utf-8")), path)
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"

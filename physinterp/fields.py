@@ -84,7 +84,7 @@ class FieldStack:
             )
         if len(coords) < count:
             raise ValueError(
-                f"expected names of {count} leading dims of shape {tuple(x.shape[:count])}, found {list(coords)}"
+                f"expected names of {count} leading dims {tuple(x.shape[:count])}, found {list(coords)}"
             )
         leading = tuple(coords)[:count]
         values = self.denormalise(x.detach().to("cpu", torch.float64)).to(torch.float32).numpy()

@@ -95,9 +95,10 @@ class Axis:
         """Angular wavenumbers 2 pi m / length in the order of `rfft`, shape (size // 2 + 1,)."""
         if self.nodes != "uniform" or self.boundary != "periodic":
             raise ValueError(
-                f"axis {self.name!r} is {self.boundary} with {self.nodes} nodes; wavenumbers need a uniform periodic axis"
+                f"axis {self.name!r} is {self.boundary} with {self.nodes} nodes; "
+                "wavenumbers need a uniform periodic axis"
             )
-        return 2 * np.pi * np.fft.rfftfreq(self.size, self.spacing)
+        return np.asarray(2 * np.pi * np.fft.rfftfreq(self.size, self.spacing), dtype=np.float64)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -160,8 +161,8 @@ class Grid:
         for axis in self.axes:
             if axis.name not in ds.dims:
                 raise InputError(
-                    f"grid axis {axis.name!r} is missing: expected dimensions {self.names}, found {tuple(ds.dims)}; "
-                    "rename the dimensions of the data or change the grid in the card"
+                    f"grid axis {axis.name!r} is missing: expected dimensions {self.names}, found "
+                    f"{tuple(ds.dims)}; rename the dimensions of the data or change the grid in the card"
                 )
             if ds.sizes[axis.name] != axis.size:
                 shape = tuple(ds.sizes.get(name, 0) for name in self.names)
@@ -171,7 +172,8 @@ class Grid:
                 )
             if axis.name not in ds.coords:
                 raise InputError(
-                    f"grid axis {axis.name!r} has no coordinate in the data; add it: ds.assign_coords(system.grid.coords)"
+                    f"grid axis {axis.name!r} has no coordinate in the data; "
+                    "add it: ds.assign_coords(system.grid.coords)"
                 )
             self._check_points(axis, np.asarray(ds[axis.name].values, dtype=np.float64))
 
@@ -187,7 +189,8 @@ class Grid:
             remedy = "interpolate the data to the grid of the card, or write a card with this grid"
         raise InputError(
             f"grid axis {axis.name!r} ({axis.nodes}, {axis.boundary}) differs at index {i}: "
-            f"expected {axis.points[i]:.6g}, found {found[i]:.6g} (range {found.min():.6g} to {found.max():.6g}); {remedy}"
+            f"expected {axis.points[i]:.6g}, found {found[i]:.6g} "
+            f"(range {found.min():.6g} to {found.max():.6g}); {remedy}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class System(Card):
         for parameter in self.parameters:
             if parameter.name not in ds.coords:
                 raise InputError(
-                    f"parameter {parameter.name!r} is no coordinate of the data (found {sorted(map(str, ds.coords))}); "
+                    f"parameter {parameter.name!r} is no coordinate of the data "
+                    f"(found {sorted(map(str, ds.coords))}); "
                     f"add it: ds.assign_coords({parameter.name}=('sample', values))"
                 )
             values = parameter.standardise(ds[parameter.name].values)

@@ -4,6 +4,8 @@ The learning rate rises over the first 2 % of the budget, stays constant, and fa
 
     lr(p) = lr min(1, p / 0.02) min(1, (1 - p) / decay),   p = share of the budget that is used
 
+A training may stop where the fall begins: what starts from there instead falls over all of its own budget.
+
 Weights for use are an exponential moving average. Batches depend on the seed and the number of the step alone, so with
 a budget in steps an interrupted training that resumes gives the weights of an uninterrupted one.
 """
@@ -25,7 +27,7 @@ from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from physinterp.checkpoint import save_json, save_tensors
+from physinterp.checkpoint import save_tensors
 from physinterp.config import Training
 from physinterp.types import Conditioning
 
@@ -119,15 +121,24 @@ class Trainer:
     Arguments:
         plan: batch, budget, rates.
         seed: of batches and noise.
-        folder: log.jsonl and the state for resumption go here; removed when the training is complete.
+        folder: log.jsonl and, until the training is complete, the state for resumption.
         device: where to train, as Lightning Fabric's accelerator ("cpu", "cuda", "auto").
     """
 
     def __init__(self, plan: Training, seed: int, folder: Path, device: str = "cpu") -> None:
-        self.plan, self.seed, self.folder = plan, seed, folder
+        self.plan, self.seed, self.folder, self.decay = plan, seed, folder, 1.0
         self.fabric = Fabric(accelerator=device, devices=1, precision=plan.precision)
 
-    def fit(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, label: str) -> dict[str, Any]:
+    def fit(
+        self,
+        model: nn.Module,
+        train: Pairs,
+        valid: Pairs,
+        budget: float,
+        label: str,
+        decay: float = 1.0,
+        until: float = 1.0,
+    ) -> dict[str, Any]:
         """Train in place; the model ends with averaged weights.
 
         Arguments:
@@ -135,12 +146,15 @@ class Trainer:
             train, valid: pairs; `valid` chooses the learning rate and is reported.
             budget: share of the plan's budget that this training may use, the search included.
             label: for the progress bar.
+            decay: share of this training over which the learning rate falls.
+            until: stop at this share; the state stays in the folder and the next call goes on from there.
         Returns:
             Record: steps, seconds, learning_rate, valid_loss, and the losses of the search.
         Raises:
             FloatingPointError: the loss is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.decay = decay
         state = self.folder / "state.safetensors"
         model.to(self.fabric.device)
         rates = self.plan.learning_rates
@@ -156,18 +170,20 @@ class Trainer:
                 run = _Run(model, rates[0])
             else:
                 run, search = self._search(model, train, valid, budget, tick)
-            self._advance(run, train, budget, 1.0, tick, state)
+            self._advance(run, train, budget, until, tick, state)
+            if until < 1:
+                save_tensors(run.tensors(), state)
             model.load_state_dict(run.averaged())
         record = {
             "steps": run.step,
             "seconds": round(run.elapsed, 1),
             "learning_rate": run.rate,
-            "search": search,
+            **({"search": search} if search else {}),
             "valid_loss": self.validate(model, valid),
             "pairs": len(train),
         }
-        save_json(record, self.folder / "training.json")
-        state.unlink(missing_ok=True)
+        if until >= 1:
+            state.unlink(missing_ok=True)
         return record
 
     def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
@@ -186,9 +202,7 @@ class Trainer:
             if losses[f"{rate:g}"] <= min(losses.values()):
                 best = {k: v.detach().clone() for k, v in run.tensors().items()}
         run.restore(best)
-        run.elapsed = spent
-        if self.plan.steps is not None:  # a budget in steps: the search counts as well
-            run.step = run.step * len(self.plan.learning_rates)
+        run.elapsed, run.step = spent, run.step * len(self.plan.learning_rates)
         return run, losses
 
     def _advance(
@@ -200,7 +214,7 @@ class Trainer:
         plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
         with (self.folder / "log.jsonl").open("a") as log:
             while (p := plan.used(run.step, run.elapsed, budget)) < until:
-                rate = run.rate * min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / plan.decay)
+                rate = run.rate * min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / self.decay)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 loss, norm = self._step(model, optimizer, train, run.step)

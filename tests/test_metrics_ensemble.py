@@ -13,6 +13,7 @@ from torch import Tensor
 
 from physinterp.metrics import (
     block_bootstrap,
+    bootstrap,
     crps,
     ensemble_mean_mse,
     ensemble_variance,
@@ -278,6 +279,13 @@ def test_bootstrap_is_reproducible_and_widens_with_the_level():
     assert block_bootstrap(rows, seed=4) == block_bootstrap(rows, seed=4)
     assert block_bootstrap(rows, seed=4) != block_bootstrap(rows, seed=5)
     assert block_bootstrap(rows, level=0.99)[0] < block_bootstrap(rows, level=0.8)[0]
+
+
+def test_percentiles_are_expanded():
+    replicates = np.arange(10001.0)
+    low, high = bootstrap._interval(replicates, np.arange(10), 0.95)
+    assert low == pytest.approx(85.5, abs=1)  # Phi(-2.262 sqrt(10 / 9)) = 0.00855, not 0.025
+    assert high == pytest.approx(10000 - low)
 
 
 def test_bootstrap_borders():

@@ -17,6 +17,7 @@ WALL: tuple[Boundary, Boundary] = ("periodic", "wall")
 NONE = Conditioning()
 
 Make = Callable[..., nn.Module]
+Batch = tuple[Tensor, Tensor, Conditioning, Tensor]
 
 
 def make_dit(boundary: tuple[Boundary, Boundary], **options: int) -> nn.Module:
@@ -43,7 +44,7 @@ def shake(net: nn.Module) -> nn.Module:
     return net
 
 
-def train(net: nn.Module, batch: Callable[[], tuple[Tensor, Tensor, Conditioning, Tensor]], steps: int = 5) -> None:
+def train(net: nn.Module, batch: Callable[[], Batch], steps: int = 5) -> None:
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
     for _ in range(steps):
         x, s, cond, target = batch()
@@ -121,8 +122,9 @@ def test_a_trained_twin_is_unchanged_by_noise_and_level(make: Make) -> None:
 def test_gradient_reaches_every_weight(make: Make) -> None:
     net = make(WALL, parameters=2, clean_channels=2)
 
-    def batch() -> tuple[Tensor, Tensor, Conditioning, Tensor]:
-        return torch.randn(4, 4, 8, 8), torch.rand(4), Conditioning(torch.randn(4, 2)), torch.randn(4, 2, 8, 8)
+    def batch() -> Batch:
+        x, cond, target = torch.randn(4, 4, 8, 8), Conditioning(torch.randn(4, 2)), torch.randn(4, 2, 8, 8)
+        return x, torch.rand(4), cond, target
 
     train(net, batch, steps=4)  # gates and output layer leave zero one after the other
     dead = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()]
@@ -133,7 +135,7 @@ def test_gradient_reaches_every_weight(make: Make) -> None:
 def test_parameters_and_level_matter_after_training(make: Make) -> None:
     net = make(PERIODIC, parameters=1)
 
-    def batch() -> tuple[Tensor, Tensor, Conditioning, Tensor]:
+    def batch() -> Batch:
         x, s, p = torch.randn(8, 4, 8, 8), torch.rand(8), torch.randn(8, 1)
         return x, s, Conditioning(p), x[:, :2] * (p + s[:, None])[..., None, None]
 

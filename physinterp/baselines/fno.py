@@ -50,6 +50,8 @@ class FNOBackbone(nn.Module):
             n_layers=layers,
             domain_padding=pad if any(pad) else None,
         )
+        # the library puts its constructor arguments among the weights; ours hold tensors alone
+        self.register_state_dict_post_hook(lambda _, state, *__: state.pop("_metadata", None) and None)
 
     def forward(self, x: Tensor, s: Tensor, cond: Conditioning) -> Tensor:
         """(B, 2C, H, W) -> (B, C', H, W)."""

@@ -56,7 +56,7 @@ def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dat
         if u.ndim != len(axes) + 2 + channels or len(names) != (u.shape[2] if channels else 1):
             raise InputError(
                 f"{file}: {split}/u has shape {u.shape}; expected "
-                f"(sample, time, {'channel, ' if len(names) > 1 else ''}{', '.join(axes)}) with the fields {names}"
+                f"(sample, time, {'channel, ' if len(names) > 1 else ''}{', '.join(axes)}) of {names}"
             )
         chunks = [1, FRAMES, *([1] * channels), *u.shape[-len(axes) :]]
         data = lazy(handle, file, u.name, chunks)

@@ -346,7 +346,7 @@ def _claim(folder: Path, recipe: Recipe, todo: Sequence[Batch], channels: int) -
     if found and found["key"] != recipe.key:
         different = {k: (found["recipe"].get(k), v) for k, v in ours.items() if found["recipe"].get(k) != v}
         raise InputError(
-            f"{folder} holds another run; (found, asked): {different}; choose another folder or delete this one"
+            f"{folder} holds another run; (found, asked): {different}; choose another folder or delete it"
         )
     needed = 4 * channels * math.prod(recipe.shape) * recipe.frames * sum(len(b.seeds) for b in todo)
     if shutil.disk_usage(folder).free < needed:
@@ -382,8 +382,8 @@ def _room(folder: Path) -> Iterator[None]:
         if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
             raise
         raise InputError(
-            f"no space left in {folder}: finished files are kept; free space, or set PHYSINTERP_HOME to a larger disk, "
-            "and run again to continue"
+            f"no space left in {folder}: finished files are kept; free space, or set PHYSINTERP_HOME to a "
+            "larger disk, and run again to continue"
         ) from error
 
 

@@ -94,7 +94,7 @@ def moments(ds: xr.Dataset, names: Sequence[str], stride: int = 1) -> dict[str, 
         raise InputError(f"no field {missing[0]!r} in the data: {near(missing[0], map(str, ds.data_vars))}")
     if ds.sizes.get("time", 0) <= stride:
         raise InputError(
-            f"{ds.sizes.get('time', 0)} frames are too few for a stride of {stride}; need at least {stride + 1}"
+            f"{ds.sizes.get('time', 0)} frames are too few for stride {stride}; need at least {stride + 1}"
         )
     sums = {}
     for name in names:
@@ -125,8 +125,8 @@ def not_finite(da: xr.DataArray) -> str:
             index = dict(zip(map(str, block.dims), bad[0].tolist(), strict=True))
             where = ", ".join(f"{key} index {value}" for key, value in index.items())
             return (
-                f"field {da.name!r} has {len(bad)} values that are not finite in sample {sample}, first at {where}; "
-                "leave this sample out or fill the gaps before training"
+                f"field {da.name!r} has {len(bad)} values that are not finite in sample {sample}, first at "
+                f"{where}; leave this sample out or fill the gaps before training"
             )
     return f"the moments of field {da.name!r} overflow; rescale its units"
 

@@ -82,7 +82,7 @@ def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dat
     except (ValueError, xr.MergeError) as error:
         different = next((f for f, p in zip(files, parts, strict=True) if not _alike(p, parts[0])), files[0])
         raise InputError(
-            f"{different}: times, grid or fields differ from {files[0].name}; keep files of one layout per split"
+            f"{different}: times, grid or fields differ from {files[0].name}; keep one layout per split"
         ) from error
     ids = [f"{f.stem}/{i}" for f, part in zip(files, parts, strict=True) for i in range(part.sizes["sample"])]
     return ds.assign_coords(trajectory=("sample", ids))
@@ -147,8 +147,8 @@ def check(files: tuple[Path, ...], verify: bool = False) -> None:
             continue
         if stat.st_size != note["size"] or _sha256(file) != note["sha256"]:
             raise InputError(
-                f"{file}: {stat.st_size} bytes that differ from checksums.json ({note['size']} bytes): damaged "
-                "or changed since it was written; delete it and generate or copy it again"
+                f"{file} ({stat.st_size} bytes) differs from checksums.json ({note['size']} bytes): "
+                "it was damaged or changed; delete it and generate or copy it again"
             )
 
 
@@ -226,8 +226,8 @@ def _parameters(file: h5py.File, system: System, samples: int) -> dict[str, Any]
     for parameter in system.parameters:
         if parameter.name not in found:
             raise InputError(
-                f"{file.filename}: no scalar {parameter.name!r}: {near(parameter.name, found)}; the parameters of "
-                f"{system.name} are {[p.name for p in system.parameters]}"
+                f"{file.filename}: no scalar {parameter.name!r}: {near(parameter.name, found)}; "
+                f"the parameters of {system.name} are {[p.name for p in system.parameters]}"
             )
     return {name: ("sample", values) for name, values in found.items()}
 

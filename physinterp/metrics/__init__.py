@@ -25,6 +25,7 @@ from physinterp.metrics.spectral import (
     Spectrum,
     log_spectral_distance,
     power_spectrum,
+    spectral_scores,
     srmse,
     srmse_pred,
 )
@@ -129,6 +130,7 @@ __all__ = [
     "rank_histogram",
     "ratio_of_sqrt_means",
     "rmse",
+    "spectral_scores",
     "spread_skill",
     "srmse",
     "srmse_pred",

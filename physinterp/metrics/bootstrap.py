@@ -6,8 +6,8 @@ together, with replacement.
 
 The interval is the expanded percentile interval: with G blocks, the percentiles are moved outwards from
 Phi(-z) to Phi(-t_(G-1) sqrt(G/(G-1))), which repairs the too short intervals of few blocks for statistics
-that behave like means. No resampling reaches beyond the range of the blocks: with fewer than five, 95 % is out
-of reach (four blocks hold about 87 %, three 75 %).
+that behave like means. No resampling reaches beyond the range of the blocks: with fewer than five, 95 %
+is out of reach (four blocks hold about 87 %, three 75 %).
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -181,6 +182,19 @@ def log_spectral_distance(
     return _band_rms((p / q).log10(), bands)
 
 
+def spectral_scores(forecast: Spectrum, truth: Spectrum, eps: float = FLOOR) -> dict[str, Tensor]:
+    """`srmse` and `log_spectral_distance` of spectra that are at hand, broadcast against each other.
+
+    Arguments:
+        forecast, truth: of `power_spectrum`, with the same shells.
+        eps: floor of the power, relative to the truth's mean power per mode.
+    Returns:
+        Two tensors (..., C, 4), by name.
+    """
+    p, q, bands = _raised(forecast, truth, eps)
+    return {"srmse": _band_rms(1 - p / q, bands), "log_spectral_distance": _band_rms((p / q).log10(), bands)}
+
+
 def srmse_pred(
     forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6, *, space: int = 2
 ) -> Tensor:
@@ -221,7 +235,7 @@ def srmse_pred(
 
     k = edges[1:]
     limits = torch.logspace(math.log2(k[0]), -1.0, steps=len(BANDS), base=2.0, dtype=torch.float32)
-    bands = [(lower <= k) & (k <= upper) for lower, upper in zip(limits[:-1], limits[1:], strict=True)]
+    bands = [(lower <= k) & (k <= upper) for lower, upper in pairwise(limits)]
     ratio = (binned(v) + eps) / (binned(u) + eps)
     return _band_rms(1 - ratio, torch.stack([*bands, limits[-1] <= k]).to(u.device)).mean(dim=0)
 
@@ -238,7 +252,10 @@ def _power_pair(
     """Power per shell of forecast and truth, without the mean, raised by the floor; the bands (4, K)."""
     u, v = field_pair(forecast, truth, space)
     of_u = power_spectrum(u, weights, axes=axes, spacing=spacing, space=space)
-    of_v = power_spectrum(v, weights, axes=axes, spacing=spacing, space=space)
+    return _raised(of_u, power_spectrum(v, weights, axes=axes, spacing=spacing, space=space), eps)
+
+
+def _raised(of_u: Spectrum, of_v: Spectrum, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     floor = eps * of_v.energy[..., 1:].sum(dim=-1, keepdim=True) / of_v.counts[1:].sum()
     return of_u.power[..., 1:] + floor, of_v.power[..., 1:] + floor, _bands(of_v.k[1:], of_v.nyquist)
 

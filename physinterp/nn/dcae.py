@@ -1,11 +1,12 @@
-r"""Encoder and decoder of a deep-compression autoencoder (DC-AE): a linear shortcut and a network for the rest.
+r"""Encoder and decoder of a deep-compression autoencoder (DC-AE): a linear shortcut and a network.
 
     encoder(x) = P x + f(x),   decoder(z) = P^+ z + g(z),   f = g = 0 at the start
 
-P holds the lowest cosine modes (DCT-II) of every block of cells, P^+ is its transpose, scaled. So the pair starts as the
-identity where the latent has as many numbers as the field, and otherwise as the best smooth approximation of each
-block; training only has to find what that misses. This one shortcut over all levels takes the place of the
-space-to-depth-and-mean shortcut at every level of DC-AE, which passes the mean of each block alone.
+P holds the lowest cosine modes (DCT-II) of every block of cells, P^+ is its transpose, scaled. So the pair
+starts as the identity where the latent has as many numbers as the field, and otherwise as a smooth
+approximation of each block; training only has to find what that misses. This one shortcut over all levels
+takes the place of the one at every level of DC-AE (space to depth, mean over groups of channels), which
+passes local means alone.
 
 References: Chen et al. 2024, DC-AE, arXiv:2410.10733; Ahmed et al. 1974, Discrete cosine transform.
 """
@@ -19,17 +20,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import Conv, ResidualBlock
+from physinterp.nn.layers import Conv, Stage
 from physinterp.types import Boundary, Conditioning
 
 
 def block_modes(channels: int, latent_channels: int, size: int) -> Tensor:
-    r"""The kernels P of the shortcut: the lowest cosine modes of a block of size x size cells, fields in turn.
+    r"""The kernels P of the shortcut: the lowest cosine modes of a block of n x n cells, fields in turn.
 
         P_(kl)(i, j) = w_k w_l cos(pi k (i + 1/2) / n) cos(pi l (j + 1/2) / n) / n^2,   w_0 = 1, w_k = sqrt(2)
 
-    The mode (0, 0) is the mean of the block; P P^T = 1 / n^2 on the modes kept, so P^+ = n^2 P^T. Modes are sorted by
-    k^2 + l^2. Latent channels beyond C n^2 are zero.
+    The mode (0, 0) is the mean of the block; P P^T = 1 / n^2 on the modes kept, so P^+ = n^2 P^T. Modes are
+    sorted by k^2 + l^2. Latent channels beyond C n^2 are zero.
 
     Arguments:
         channels: fields C.
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
         latent_channels: int,
         boundary: Sequence[Boundary],
         widths: Sequence[int] = (64,),
-        blocks: int = 2,
+        blocks: int = 1,
         patch: int = 4,
         parameters: int = 0,
     ) -> None:
@@ -96,10 +97,11 @@ class Encoder(nn.Module):
         embedding = widths[-1] if parameters else None
         self.patch, self.latent_channels = patch, latent_channels
         self.downsampling = patch * 2 ** (len(widths) - 1)
-        self.register_buffer("shortcut", block_modes(channels, latent_channels, self.downsampling), persistent=False)
+        kernels = block_modes(channels, latent_channels, self.downsampling)
+        self.register_buffer("shortcut", kernels, persistent=False)
         self.embed = ParameterEmbedding(parameters, widths[-1])
         self.stem = Conv(channels * patch**2, widths[0], boundary)
-        self.stages = nn.ModuleList(_stage(c, boundary, embedding, blocks) for c in widths)
+        self.stages = nn.ModuleList(Stage(c, boundary, embedding, blocks) for c in widths)
         pairs = zip(widths[:-1], widths[1:], strict=True)
         self.shrink = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)])
         self.head = _zero(Conv(widths[-1], latent_channels, boundary))
@@ -107,18 +109,17 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
         """(B, C, H, W) -> (B, Cz, H / f, W / f)."""
         if any(n % self.downsampling for n in x.shape[-2:]):
-            raise ValueError(f"this encoder needs axes divisible by {self.downsampling}, found {tuple(x.shape[-2:])}")
+            found = tuple(x.shape[-2:])
+            raise ValueError(f"this encoder needs axes divisible by {self.downsampling}, found {found}")
         e = self.embed(cond)
         h = self.stem(F.pixel_unshuffle(x, self.patch))
         for shrink, stage in zip(self.shrink, self.stages, strict=True):
-            h = shrink(h)
-            for block in stage:  # type: ignore[union-attr]
-                h = block(h, e)
+            h = stage(shrink(h), e)
         return F.conv2d(x, self.shortcut, stride=self.downsampling) + self.head(F.silu(h))
 
 
 class Decoder(nn.Module):
-    """Latents to fields, (B, Cz, H / f, W / f) -> (B, C, H, W): the mirror image of `Encoder`, same arguments."""
+    """Latents to fields, (B, Cz, H / f, W / f) -> (B, C, H, W): mirror and arguments of `Encoder`."""
 
     shortcut: Tensor
 
@@ -128,7 +129,7 @@ class Decoder(nn.Module):
         latent_channels: int,
         boundary: Sequence[Boundary],
         widths: Sequence[int] = (64,),
-        blocks: int = 2,
+        blocks: int = 1,
         patch: int = 4,
         parameters: int = 0,
     ) -> None:
@@ -139,7 +140,7 @@ class Decoder(nn.Module):
         self.register_buffer("shortcut", kernels, persistent=False)
         self.embed = ParameterEmbedding(parameters, widths[-1])
         self.stem = Conv(latent_channels, widths[-1], boundary)
-        self.stages = nn.ModuleList(_stage(c, boundary, embedding, blocks) for c in reversed(widths))
+        self.stages = nn.ModuleList(Stage(c, boundary, embedding, blocks) for c in reversed(widths))
         pairs = zip(widths[:0:-1], widths[-2::-1], strict=True)
         self.grow = nn.ModuleList([nn.Identity(), *(nn.ConvTranspose2d(a, b, 2, stride=2) for a, b in pairs)])
         self.head = _zero(Conv(widths[0], channels * patch**2, boundary))
@@ -149,16 +150,9 @@ class Decoder(nn.Module):
         e = self.embed(cond)
         h = self.stem(z)
         for grow, stage in zip(self.grow, self.stages, strict=True):
-            h = grow(h)
-            for block in stage:  # type: ignore[union-attr]
-                h = block(h, e)
+            h = stage(grow(h), e)
         rest = F.pixel_shuffle(self.head(F.silu(h)), self.patch)
         return F.conv_transpose2d(z, self.shortcut, stride=self.downsampling) + rest
-
-
-def _stage(channels: int, boundary: Sequence[Boundary], embedding: int | None, blocks: int) -> nn.ModuleList:
-    """The residual blocks of one level."""
-    return nn.ModuleList(ResidualBlock(channels, boundary, embedding) for _ in range(blocks))
 
 
 def _zero(layer: Conv) -> Conv:

@@ -18,8 +18,9 @@ def axial_turns(shape: Sequence[int], boundary: Sequence[Boundary], frequencies:
 
         phi_k(i) = m_k i / n mod 1,   m_k geometric from 1/2 to n/2, rounded up to integers on a periodic axis
 
-    Integer m_k make phi_k(i) - phi_k(j) a function of (i - j) mod n, so attention commutes exactly with translation
-    across the wrap. On a wall axis the slowest phase turns by half over the axis and tells all distances apart.
+    Integer m_k make phi_k(i) - phi_k(j) a function of (i - j) mod n, so attention commutes exactly with
+    translation across the wrap. On a wall axis the slowest phase turns by half over the axis and tells all
+    distances apart.
 
     Arguments:
         shape: tokens (H, W) along each axis.
@@ -48,8 +49,12 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-def wall_coordinates(shape: Sequence[int], boundary: Sequence[Boundary], frequencies: int, like: Tensor) -> Tensor:
-    r"""Where a token stands between walls: cos(pi k y), k = 1..K, y in (0, 1) along each axis that is not periodic.
+def wall_features(
+    shape: Sequence[int], boundary: Sequence[Boundary], frequencies: int, like: Tensor
+) -> Tensor:
+    r"""Where a token stands between walls.
+
+        cos(pi k y), k = 1..K, y = (i + 1/2) / n along each axis that is not periodic
 
     Arguments:
         shape: tokens (H, W) along each axis.
@@ -64,13 +69,13 @@ def wall_coordinates(shape: Sequence[int], boundary: Sequence[Boundary], frequen
     for axis, (n, b) in enumerate(zip(shape, boundary, strict=True)):
         if b != "periodic":
             y = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n
-            waves = torch.outer(y, k).cos()
-            features.append((waves[:, None] if axis == 0 else waves[None]).expand(*shape, frequencies).flatten(0, 1))
+            waves = torch.outer(y, k).cos().unsqueeze(1 - axis)
+            features.append(waves.expand(*shape, frequencies).flatten(0, 1))
     return torch.cat(features, dim=-1)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over all tokens; queries and keys are normalised (stable in bfloat16) and rotated."""
+    """Multi-head attention; queries and keys are normalised (stable in bfloat16), then rotated."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -92,7 +97,7 @@ class Block(nn.Module):
 
         x <- x + g1 attention((1 + a1) norm(x) + b1),   x <- x + g2 mlp((1 + a2) norm(x) + b2)
 
-    (a, b, g) are linear in the embedding of s and of the parameters, with weights that start at zero (adaLN-zero).
+    (a, b, g) are linear in the embedding of s and of the parameters and start at zero (adaLN-zero).
     """
 
     def __init__(self, width: int, heads: int, embedding: int, ratio: int = 4) -> None:
@@ -100,7 +105,8 @@ class Block(nn.Module):
         self.modulation = _zero(nn.Linear(embedding, 6 * width))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.attention = Attention(width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, ratio * width), nn.GELU("tanh"), nn.Linear(ratio * width, width))
+        hidden = ratio * width
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width))
 
     def forward(self, x: Tensor, e: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         """(B, N, D), (B, E) -> (B, N, D)."""
@@ -112,9 +118,9 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """Diffusion transformer on a 2-D grid of any aspect ratio.
 
-    One token per patch x patch cells. Along a periodic axis the network commutes with translation by whole patches;
-    along a wall or a pole it also sees where it stands. The output layer starts at zero. Each axis must be divisible
-    by `patch`; the cost of attention grows with the square of H W / patch^2.
+    One token per patch x patch cells. Along a periodic axis the network commutes with translation by whole
+    patches; along a wall or a pole it also sees where it stands. The output layer starts at zero. Each axis
+    must be divisible by `patch`; the cost of attention grows with the square of H W / patch^2.
 
     Arguments:
         in_channels: state channels C, plus the channels of the noisy input.
@@ -125,8 +131,8 @@ class DiT(nn.Module):
         heads: attention heads.
         patch: cells per token along each axis.
         parameters: number of physical parameters P.
-        clean_channels: the first channels of the input that are a clean state; the weights of the others start at
-            zero, so that a twin trained with zeros there is unchanged when noise enters.
+        clean_channels: the first channels of the input that are a clean state; the weights of the others
+            start at zero, so that a twin trained with zeros there is unchanged when noise enters.
     Raises:
         ValueError: an axis is not divisible by `patch`, or the width not by 4 * heads.
     References: Peebles & Xie 2023, arXiv:2212.09748; rotary positions: Su et al. 2021, arXiv:2104.09864;
@@ -147,7 +153,9 @@ class DiT(nn.Module):
     ) -> None:
         super().__init__()
         if width % (4 * heads):
-            raise ValueError(f"the width of a DiT must be a multiple of 4 * heads = {4 * heads}, found {width}")
+            raise ValueError(
+                f"a DiT needs a width that is a multiple of 4 * heads = {4 * heads}, found {width}"
+            )
         self.boundary, self.patch, self.frequencies = tuple(boundary), patch, width // heads // 4
         self.embed = LevelEmbedding(width, parameters)
         self.stem = nn.Linear(in_channels * patch**2, width)
@@ -172,7 +180,7 @@ class DiT(nn.Module):
         rotation = angle.cos(), angle.sin()
         x = self.stem(x.flatten(2).transpose(1, 2))
         if self.position is not None:
-            x = x + self.position(wall_coordinates(shape, self.boundary, 8, like=self.position.weight))
+            x = x + self.position(wall_features(shape, self.boundary, 8, like=self.position.weight))
         for block in self.blocks:
             x = block(x, e, rotation)
         a, b = self.modulation(e)[:, None].chunk(2, dim=-1)

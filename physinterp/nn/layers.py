@@ -49,6 +49,8 @@ class LevelEmbedding(nn.Module):
         frequencies: number of frequencies w_k = pi k / 2.
     """
 
+    omega: Tensor
+
     def __init__(self, width: int, parameters: int = 0, frequencies: int = 8) -> None:
         super().__init__()
         self.register_buffer("omega", math.pi / 2 * torch.arange(1, frequencies + 1), persistent=False)
@@ -96,3 +98,19 @@ class ResidualBlock(nn.Module):
             a, b = self.film(e)[:, :, None, None].chunk(2, dim=1)
             h = torch.addcmul(b, 1 + a, h)
         return x + self.conv2(F.silu(h))
+
+
+class Stage(nn.Module):
+    """The residual blocks of one level."""
+
+    def __init__(
+        self, channels: int, boundary: Sequence[Boundary], embedding: int | None, blocks: int
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualBlock(channels, boundary, embedding) for _ in range(blocks))
+
+    def forward(self, x: Tensor, e: Tensor | None = None) -> Tensor:
+        """(B, C, H, W), (B, E) -> (B, C, H, W)."""
+        for block in self.blocks:
+            x = block(x, e)
+        return x

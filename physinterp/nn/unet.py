@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import Conv, LevelEmbedding, ResidualBlock
+from physinterp.nn.layers import Conv, LevelEmbedding, Stage
 from physinterp.types import Boundary, Conditioning
 
 
@@ -54,8 +54,8 @@ class UNet(nn.Module):
             with torch.no_grad():
                 self.stem.conv.weight[:, clean_channels * patch**2 :] = 0
 
-        def stage(c: int) -> nn.ModuleList:
-            return nn.ModuleList(ResidualBlock(c, boundary, embedding) for _ in range(blocks))
+        def stage(c: int) -> Stage:
+            return Stage(c, boundary, embedding, blocks)
 
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.down = nn.ModuleList(stage(c) for c in widths[:-1])
@@ -75,14 +75,9 @@ class UNet(nn.Module):
         x = self.stem(F.pixel_unshuffle(x, self.patch))
         skips = []
         for stage, shrink in zip(self.down, self.shrink, strict=True):
-            for block in stage:  # type: ignore[union-attr]
-                x = block(x, e)
-            skips.append(x)
-            x = shrink(x)
-        for block in self.middle:
-            x = block(x, e)
+            skips.append(stage(x, e))
+            x = shrink(skips[-1])
+        x = self.middle(x, e)
         for stage, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
-            x = grow(x) + skips.pop()
-            for block in stage:  # type: ignore[union-attr]
-                x = block(x, e)
+            x = stage(grow(x) + skips.pop(), e)
         return F.pixel_shuffle(self.head(F.silu(x)), self.patch)

@@ -88,10 +88,8 @@ class KolmogorovFlow:
         # -(u . grad w)_hat = (k_y^2 - k_x^2) (u v)_hat + k_x k_y (u^2 - v^2)_hat
         self._advection = self._real(torch.stack([(ky**2 - kx**2) * keep, kx * ky * keep]))
         wavenumber = 2 * math.pi * forcing_mode / ly
-        force = torch.zeros(self.shape, dtype=torch.float64)
-        force -= wavenumber * torch.cos(
-            2 * math.pi * forcing_mode * torch.arange(self.shape[1]) / self.shape[1]
-        )
+        phase = 2 * math.pi * forcing_mode / self.shape[1] * torch.arange(self.shape[1], dtype=torch.float64)
+        force = (-wavenumber * torch.cos(phase)).expand(self.shape)
         self._force = self._complex(torch.fft.rfft2(force) * keep)
         self._cache: dict[float, tuple[Tensor, ...]] = {}
 
@@ -106,7 +104,7 @@ class KolmogorovFlow:
         Returns:
             The state at time 0.
         """
-        fields = []
+        states = []
         for seed in seeds:
             generator = torch.Generator().manual_seed(int(seed))
             modes = torch.randn(11, 6, 2, generator=generator, dtype=torch.float64)
@@ -115,8 +113,8 @@ class KolmogorovFlow:
             spectrum[rows, :6] = torch.view_as_complex(modes)
             spectrum[0, 0] = 0
             field = torch.fft.irfft2(spectrum, s=self.shape, norm="forward")
-            fields.append(field / field.abs().max())
-        return self.state(torch.stack(fields))
+            states.append(self.state(field[None] / field.abs().max()))
+        return {name: torch.cat([state[name] for state in states]) for name in states[0]}
 
     def state(self, vorticity: Tensor) -> State:
         """The state at time 0 of a vorticity on the grid, shape (B, Nx, Ny); high wavenumbers are dropped."""

@@ -1,0 +1,331 @@
+"""The benchmark of a system: data, training, forecasts, scores, table, plots.
+
+`python -m physinterp.benchmark --system rbc --sampler si-em`
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from physinterp import data as datasets
+from physinterp import evaluate as ev
+from physinterp import metrics
+from physinterp.autoencoder import Identity
+from physinterp.baselines.reference import Climatology, Persistence
+from physinterp.checkpoint import fingerprint, replacing
+from physinterp.config import Benchmark, Preset, load_benchmark
+from physinterp.data import generate
+from physinterp.emulator import Emulator, SampledStepper
+from physinterp.errors import InputError
+from physinterp.methods import METHODS, Method, make_sampler, method, model_name
+from physinterp.results import Results
+from physinterp.runs import Runs
+from physinterp.system import System, load_system
+
+LOGGER = logging.getLogger(__name__)
+CASES = 8  # initial conditions at least, where the data come from the user
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for; None leaves the choice to the preset.
+
+    Attributes:
+        system: name of the card.
+        sampler: a row of METHODS with a sampler, shown in `forecast.zarr` and in the field panels.
+        preset: name of the preset.
+        data: evaluate on these files, not on the generated test split.
+        methods: rows of the table, where not those of the preset.
+        steps: sampler steps of the row `sampler`.
+        members: ensemble size.
+        lead: number of leads.
+        seed: of training and of forecasts.
+        device: "cpu" or "cuda".
+        out: folder of the results.
+        retrain: train again.
+    """
+
+    system: str
+    sampler: str | None = None
+    preset: str | None = None
+    data: Path | None = None
+    methods: tuple[str, ...] | None = None
+    steps: int | None = None
+    members: int | None = None
+    lead: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    out: Path | None = None
+    retrain: bool = False
+
+
+def run(options: Options) -> Results:
+    """Run a benchmark and write its results; see `Options`.
+
+    Raises:
+        InputError: something asked for cannot be done; the message says what to do.
+    """
+    begun = time.perf_counter()
+    job = Job(options)
+    results = Results(job.out, job.key, job.description())
+    if results.complete() and not options.retrain:
+        LOGGER.info("scores of an earlier run, from %s; --retrain makes them anew", results.path)
+        return results.load()
+    for name in job.names:
+        results.add(name, job.scores(name))
+    for codec in job.codecs:
+        results.add_floor(codec, job.floor(codec))
+    results.write(job.benchmark.headline, job.focus, time.perf_counter() - begun)
+    return results
+
+
+class Job:
+    """One benchmark: names resolved, data opened, rows evaluated."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        system = load_system(options.system)
+        self.benchmark: Benchmark = load_benchmark(system.name)
+        self.preset_name = options.preset or self.benchmark.default
+        self.preset = self._preset(self.benchmark.preset(options.preset))
+        self.names, self.focus = self._rows()
+        for name in self.names:
+            method(name)
+        if not options.device.startswith("cpu") and not torch.cuda.is_available():
+            raise InputError(f"device {options.device!r} is not there; use --device cpu")
+        self.out = options.out or Path("results") / system.name
+        self.runs = Runs(system, self.preset, self.preset_name, options.seed, options.device, options.retrain)
+        self.system = self.runs.system
+
+    def _preset(self, preset: Preset) -> Preset:
+        """The preset with the options put in, checked."""
+        o = self.options
+        for name, value in (("--steps", o.steps), ("--members", o.members), ("--lead", o.lead)):
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, found {value}")
+        if o.sampler is not None:
+            row = method(o.sampler)
+            if row.sampler is None:
+                known = ", ".join(n for n, m in METHODS.items() if m.sampler)
+                raise InputError(f"{o.sampler!r} has no sampler; --sampler takes one of: {known}")
+            if row.deterministic and (o.members or 1) > 1:
+                raise InputError(
+                    f"--members {o.members}: {o.sampler} is deterministic, every member would be the same; "
+                    "leave --members out or take --sampler si-em"
+                )
+        steps = dict(preset.steps)
+        if o.steps is not None:
+            steps[method(o.sampler or "si-em").sampler or ""] = o.steps
+        return preset.model_copy(
+            update={"steps": steps, "members": o.members or preset.members, "lead": o.lead or preset.lead}
+        )
+
+    def _rows(self) -> tuple[tuple[str, ...], str]:
+        """Names of the rows, and the one that the panels show."""
+        o = self.options
+        names = list(o.methods or self.preset.methods)
+        if o.sampler is not None and o.sampler not in names:
+            names.append(o.sampler)
+        sampled = [n for n in names if method(n).sampler]
+        return tuple(dict.fromkeys(names)), o.sampler or ("si-em" if "si-em" in names else (sampled or names)[-1])
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def split(self) -> str:
+        """The split that is evaluated: test, or valid where the user's files have no test."""
+        if self.options.data is None:
+            return "test"
+        found = datasets.splits(self.options.data)
+        for name in ("test", "valid"):
+            if name in found:
+                if name == "valid":
+                    LOGGER.warning("%s has no test split: evaluating on valid", self.options.data)
+                return name
+        raise InputError(f"{self.options.data}: no split test or valid to evaluate on (found {list(found) or 'none'})")
+
+    @cached_property
+    def truth(self) -> ev.Cases:
+        """Initial conditions and truth."""
+        starts = self.preset.starts
+        if self.options.data is None:
+            ds = self.runs.open("test")
+        else:
+            ds = developed(datasets.open_dataset(self.system, self.split, self.options.data), self.system)
+            starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
+            self._warn_range(ds)
+        return ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
+
+    def _warn_range(self, ds: xr.Dataset) -> None:
+        for p in self.system.parameters:
+            trained = self.runs.open("train")[p.name]
+            values = ds[p.name]
+            if float(values.min()) < float(trained.min()) * 0.999 or float(values.max()) > float(trained.max()) * 1.001:
+                LOGGER.warning(
+                    "%s = %s lies outside the training data (%g to %g): expect errors beyond the table's",
+                    p.name, sorted(set(values.values.tolist())), trained.min(), trained.max(),
+                )
+
+    # rows ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint of everything that the results depend on."""
+        return fingerprint({**self._common(), "names": self.names, "focus": self.focus})
+
+    def _common(self) -> dict[str, Any]:
+        data = self.options.data
+        stamp = None if data is None else [str(data.resolve()), _newest(data)]
+        return {
+            "weights": self.runs.key,
+            "preset": self.preset.model_dump(mode="json", exclude={"methods"}),
+            "data": stamp,
+            "seed": self.options.seed,
+            "metrics": metrics.VERSION,
+        }
+
+    @cached_property
+    def codecs(self) -> tuple[str, ...]:
+        """Codecs of the rows, other than the identity."""
+        names = {m.codec for n in self.names if (m := model_name(method(n), self.preset)) is not None}
+        return tuple(sorted(names - {"identity"}))
+
+    def emulator(self, name: str) -> tuple[Emulator, Method, dict[str, Any]]:
+        """The emulator of a row and the record of its training."""
+        row = method(name)
+        what = model_name(row, self.preset)
+        if what is None:
+            mean = self.runs.packed("train")[0].double().mean((0, 1)).float()
+            stepper: nn.Module = Persistence() if name == "persistence" else Climatology(mean)
+            return self._emulator(Identity(len(self.system.fields)), stepper), row, {}
+        codec = self.runs.codec(what.codec)
+        model = self.runs.model(what)
+        sampler = make_sampler(row, model, self.preset.steps)
+        record = self.runs.record(what)
+        record = {k: v for k, v in record.items() if k not in ("system", "preset", "statistics")}
+        record["model"], record["parameters"] = str(what), sum(p.numel() for p in model.parameters())
+        if not isinstance(codec, Identity):
+            codec_record = self.runs.record(f"codec-{what.codec}")
+            record["seconds"] = record["seconds"] + codec_record["seconds"]
+        record["evaluations"] = sampler.evaluations if sampler else 1
+        return self._emulator(codec, SampledStepper(model, sampler)), row, record
+
+    def _emulator(self, codec: nn.Module, stepper: nn.Module) -> Emulator:
+        return Emulator(
+            self.system, self.runs.stack, codec.to(self.options.device), stepper.to(self.options.device),  # type: ignore[arg-type]
+            self.preset.step, self.preset.micro_batch, self.options.device,
+        )  # fmt: skip
+
+    def scores(self, name: str) -> xr.Dataset:
+        """The evaluation of a row, from the cache or made now."""
+        focus = name == self.focus
+        path = self._cache(name)
+        store = self.out / "forecast.zarr"
+        if path.exists() and not self.options.retrain and not (focus and _stamp(store) != path.stem):
+            LOGGER.info("%s: scores of an earlier run", name)
+            return xr.load_dataset(path)
+        emulator, row, record = self.emulator(name)
+        members = 1 if row.deterministic else self.preset.members
+        LOGGER.info("%s: forecasting %d cases x %d members", name, self.truth.initial.sizes["sample"], members)
+        forecasts: Iterable[Tensor] = ev.physical(emulator, self.truth, self.preset.lead, members, self.options.seed)
+        if focus:
+            forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
+        ds = ev.evaluate(forecasts, self.truth, emulator)
+        rate = float(ds["seconds"].mean()) / (self.truth.initial.sizes["sample"] * members)
+        ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
+        return self._keep(ds, path)
+
+    def floor(self, codec: str) -> xr.Dataset:
+        """The evaluation of a codec alone."""
+        path = self._cache(f"codec-{codec}")
+        if path.exists() and not self.options.retrain:
+            return xr.load_dataset(path)
+        emulator = self._emulator(self.runs.codec(codec), Persistence())
+        return self._keep(ev.evaluate(ev.floor(emulator, self.truth, self.preset.lead), self.truth, emulator), path)
+
+    def _cache(self, name: str) -> Path:
+        return self.runs.root / "scores" / f"{name.replace('/', '-')}-{fingerprint({**self._common(), 'name': name})}.nc"
+
+    def _keep(self, ds: xr.Dataset, path: Path) -> xr.Dataset:
+        with replacing(path) as part:
+            ds.to_netcdf(part, engine="netcdf4")
+        return ds
+
+    def description(self) -> dict[str, Any]:
+        """What the results are of."""
+        rate = None
+        if self.options.data is None and self.system.solver is not None:
+            self.runs.open("train")
+            rate = generate.rate(self.runs.open("train").attrs["path"])
+        return {
+            "system": self.system,
+            "preset": self.preset,
+            "preset_name": self.preset_name,
+            "seed": self.options.seed,
+            "device": self.options.device,
+            "data": str(self.options.data) if self.options.data else "generated",
+            "split": self.split,
+            "solver_seconds_per_time_unit_and_trajectory": rate,
+        }
+
+
+def developed(ds: xr.Dataset, system: System) -> xr.Dataset:
+    """A user's dataset without its spin-up: the frames before the card's `spin_up`, where time starts before it."""
+    spin_up = system.solver.spin_up if system.solver else 0.0
+    if ds.attrs.get("spun_up") or float(ds["time"][0]) >= spin_up:
+        return ds
+    kept = ds.sel(time=slice(spin_up - 1e-6, None))
+    if kept.sizes["time"] == 0:
+        raise InputError(f"the data end at t = {float(ds['time'][-1]):g}, before the spin-up of {spin_up:g} is over")
+    LOGGER.info("skipping the spin-up: %d frames before t = %g", ds.sizes["time"] - kept.sizes["time"], spin_up)
+    return kept
+
+
+def stored(
+    forecasts: Iterable[Tensor], emulator: Emulator, truth: ev.Cases, path: Path, stamp: str, name: str
+) -> Iterator[Tensor]:
+    """Pass forecasts on and write them, lead by lead, with the truth in the group `truth`; whole or not at all."""
+    members = 0
+    with replacing(path) as part:
+        for k, u in enumerate(forecasts):
+            members = u.shape[1]
+            lead = [(k + 1) * emulator.dt]
+            coords: dict[str, Any] = {"sample": range(len(u)), "member": range(members), "lead_time": lead}
+            ds = emulator.stack.unpack(emulator.stack.normalise(u).unsqueeze(2), coords)
+            ds = ds.assign_coords(trajectory=("sample", truth.initial["trajectory"].values))
+            ds.attrs = {"stamp": stamp, "method": name, "system": emulator.system.name}
+            ds.to_zarr(part, **({"mode": "w"} if k == 0 else {"append_dim": "lead_time"}), consolidated=False)
+            yield u
+        truth.truth.drop_attrs().to_zarr(part, group="truth", mode="a", consolidated=False)
+
+
+def _stamp(path: Path) -> str | None:
+    """Which evaluation a forecast store belongs to."""
+    if not path.exists():
+        return None
+    with xr.open_zarr(path, consolidated=False) as ds:
+        return ds.attrs.get("stamp")
+
+
+def _newest(path: Path) -> float:
+    """Time of the last change of a file or of the files in a folder."""
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return max((p.stat().st_mtime for p in files), default=0.0)
+
+
+if __name__ == "__main__":
+    from physinterp.cli import main
+
+    main()

@@ -1,0 +1,254 @@
+"""Trained models of one benchmark: what is cached is used, what is missing is trained.
+
+Every learned method has the same budget. A codec takes its share first; the twin (`Deterministic`) takes the rest; every
+other objective starts from the twin as it was when its learning rate began to fall, and counts that time as its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from physinterp import __version__
+from physinterp.autoencoder import Autoencoder, Identity
+from physinterp.baselines.deterministic import Deterministic
+from physinterp.checkpoint import fingerprint, load_json, save_json, save_tensors
+from physinterp.config import Preset, home
+from physinterp.data import open_dataset
+from physinterp.data.statistics import statistics
+from physinterp.errors import InputError
+from physinterp.fields import FieldStack
+from physinterp.methods import ModelName, make_codec, make_model
+from physinterp.model import Model
+from physinterp.system import System
+from physinterp.train import Pairs, Trainer
+from physinterp.types import Conditioning
+
+LOGGER = logging.getLogger(__name__)
+FORMAT = 1  # raised when weights trained by an earlier version must not be reused
+
+
+class Reconstruction(nn.Module):
+    """The codec as an objective: the first state of a pair is reconstructed."""
+
+    def __init__(self, codec: Autoencoder) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
+        """Mean squared error of the normalised fields."""
+        return self.codec.loss(x0, cond)
+
+
+class Runs:
+    """Data, codecs and models of a system and a preset.
+
+    Arguments:
+        system, preset: card and preset; name: of the preset, for the folder.
+        seed: of weights, batches and noise in training.
+        device: where to train.
+        retrain: delete the weights of earlier runs of this preset and seed first.
+    """
+
+    def __init__(
+        self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu", retrain: bool = False
+    ) -> None:
+        self.system = system.with_grid(preset.shape) if preset.shape else system
+        self.preset, self.seed, self.device = preset, seed, device
+        self.stride = round(preset.step / system.dt)
+        if self.stride < 1 or abs(self.stride * system.dt - preset.step) > 1e-6 * preset.step:
+            raise InputError(f"step {preset.step:g} is no multiple of the card's dt = {system.dt:g}; choose one that is")
+        self.root = home() / "runs" / f"{system.name}-{name}"
+        self._trained: dict[str, nn.Module] = {}
+        self._reused: set[str] = set()
+        self._packed: dict[str, tuple[Tensor, Tensor]] = {}
+        self._states: dict[tuple[str, str], Tensor] = {}
+        if retrain:
+            for path in (*self.root.glob(f"*-{self.key}"), *(home() / "latents").glob(f"*-{self.key}*")):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    # data ----------------------------------------------------------------------------------------------------------
+
+    def open(self, split: str) -> xr.Dataset:
+        """A split of the generated data, lazily; makes it where it is not cached."""
+        p = self.preset
+        counts = {k: p.trajectories.get(k, s.trajectories) for k, s in self.system.splits.items()}
+        return open_dataset(
+            self.system, split, splits=counts, shape=p.shape, frames=p.frames, spin_up=p.spin_up, device=self.device
+        )
+
+    @cached_property
+    def stack(self) -> FieldStack:
+        """Fields to tensors, with the statistics of the training split."""
+        names = self.system.field_names
+        return FieldStack(self.system.fields, self.system.grid, statistics(self.open("train"), names, self.stride))
+
+    def packed(self, split: str) -> tuple[Tensor, Tensor]:
+        """Normalised states (N, T, C, *S) and parameters (N, P) of a split."""
+        if split not in self._packed:
+            ds = self.open(split)
+            self._packed[split] = (self.stack.pack(ds), torch.from_numpy(self.system.conditioning(ds)))
+        return self._packed[split]
+
+    def pairs(self, split: str, codec: str) -> Pairs:
+        """Successive states of a split in the space of a codec; latents are encoded once and kept on disk."""
+        x, parameters = self.packed(split)
+        if codec == "identity":
+            return Pairs(x, parameters, self.stride)
+        if (split, codec) not in self._states:
+            path = home() / "latents" / f"{self.folder(f'codec-{codec}').name}-{split}.safetensors"
+            if not path.exists():
+                LOGGER.info("encoding %s with %s", split, codec)
+                save_tensors({"states": self._encode(x, parameters, self.codec(codec))}, path)
+            self._states[split, codec] = load_file(path)["states"]
+        return Pairs(self._states[split, codec], parameters, self.stride)
+
+    @torch.inference_mode()
+    def _encode(self, x: Tensor, parameters: Tensor, codec: nn.Module) -> Tensor:
+        latents = []
+        for states, p in zip(x, parameters, strict=True):
+            chunks = states.split(64)
+            z = [codec.encode(c.to(self.device), _repeat(p, len(c), self.device)).cpu() for c in chunks]  # type: ignore[operator]
+            latents.append(torch.cat(z))
+        return torch.stack(latents)
+
+    # models --------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def key(self) -> str:
+        """Fingerprint of everything that the weights depend on."""
+        parts = {"step", "trajectories", "frames", "spin_up", "networks", "training"}
+        settings = {
+            "format": FORMAT,
+            "system": self.system.model_dump(mode="json"),
+            "preset": self.preset.model_dump(mode="json", include=parts),
+            "seed": self.seed,
+        }
+        return fingerprint(settings)
+
+    def folder(self, name: str) -> Path:
+        """Where a trained network lives."""
+        return self.root / f"{name}-{self.key}"
+
+    def codec(self, name: str) -> Autoencoder | Identity:
+        """A trained codec."""
+        codec = make_codec(name, self.system, self.preset).to(self.device)
+        if isinstance(codec, Identity):
+            return codec
+        key = f"codec-{name}"
+        if key not in self._trained:
+            codec.latent_shape(self.system.grid.shape)
+
+            def train(folder: Path) -> dict[str, Any]:
+                data = self.pairs("train", "identity"), self.pairs("valid", "identity")
+                record = self._trainer(folder).fit(Reconstruction(codec), *data, self.preset.training.codec, key, decay=0.7)
+                x, p = self.packed("train")
+                batches = ((c.to(self.device), _repeat(p[n], len(c), self.device)) for n in range(len(x)) for c in x[n].split(64))
+                codec.fit_standardisation(batches)
+                return record
+
+            self._trained[key] = self._ready(key, codec, train)
+        return self._trained[key]  # type: ignore[return-value]
+
+    def model(self, name: ModelName) -> Model:
+        """A trained model."""
+        key = str(name)
+        if key not in self._trained:
+            model = self._untrained(name)
+            self._trained[key] = self._ready(key, model, lambda folder: self._train(name, model, folder))
+        return self._trained[key]  # type: ignore[return-value]
+
+    def record(self, name: ModelName | str) -> dict[str, Any]:
+        """What was written beside the weights: steps, seconds, losses, versions; `reused` says if this run trained it."""
+        record = load_json(self.folder(str(name)) / "model.json")
+        return record | {"reused": str(name) in self._reused}
+
+    def _untrained(self, name: ModelName, sigma: Tensor | None = None) -> Model:
+        pairs = self.pairs("train", name.codec)
+        channels = pairs.states.shape[2]
+        torch.manual_seed(self.seed)
+        if sigma is None and name.objective == "interpolant":
+            sigma = torch.ones(channels)  # replaced by the loaded weights, or by the twin's residual
+        return make_model(name, self.system, self.preset, channels, pairs.difference_std(), sigma).to(self.device)
+
+    def _train(self, name: ModelName, model: Model, folder: Path) -> dict[str, Any]:
+        plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
+        share = 1.0 if name.codec == "identity" else 1 - plan.codec
+        fall = 1 - plan.trunk
+        if name.trunk is None:
+            return self._trainer(folder).fit(model, train, valid, share, str(name), decay=fall)
+        twin, steps, seconds = self._trunk(name.trunk)
+        model.backbone.load_state_dict(twin.backbone.state_dict())
+        if name.objective == "interpolant":
+            model.sigma.copy_(residual_std(twin, valid, self.device)[:, None, None])  # type: ignore[operator, union-attr]
+        record = self._trainer(folder).fit(model, train, valid, share * fall, str(name))
+        return record | {"steps": record["steps"] + steps, "seconds": record["seconds"] + seconds, "start": str(name.trunk)}
+
+    def _trunk(self, name: ModelName) -> tuple[Deterministic, int, float]:
+        """The twin where its learning rate begins to fall, with the steps and seconds it took."""
+        folder = self.folder(str(name))
+        path, note = folder / "trunk.safetensors", folder / "trunk.json"
+        twin = self._untrained(name)
+        if not (path.exists() and note.exists()):
+            plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
+            share = 1.0 if name.codec == "identity" else 1 - plan.codec
+            fall = 1 - plan.trunk
+            record = self._trainer(folder).fit(twin, train, valid, share, str(name), decay=fall, until=plan.trunk)
+            save_tensors(twin.state_dict(), path)
+            save_json(record, note)
+        twin.load_state_dict(load_file(path, device=self.device))
+        record = load_json(note)
+        return twin, record["steps"], record["seconds"]  # type: ignore[return-value]
+
+    def _ready(self, key: str, network: nn.Module, train: Any) -> nn.Module:
+        """Load the weights of a network, or train and save them."""
+        folder = self.folder(key)
+        weights, note = folder / "weights.safetensors", folder / "model.json"
+        if weights.exists() and note.exists():
+            LOGGER.info("%s: weights of an earlier run", key)
+            network.load_state_dict(load_file(weights, device=self.device))
+            self._reused.add(key)
+        else:
+            record = train(folder)
+            save_tensors(network.state_dict(), weights)
+            save_json(record | self._provenance(), note)
+        return network.eval().requires_grad_(False)
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            "physinterp": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "system": self.system.model_dump(mode="json"),
+            "preset": self.preset.model_dump(mode="json"),
+            "statistics": self.stack.statistics.to_dict(),
+            "seed": self.seed,
+        }
+
+    def _trainer(self, folder: Path) -> Trainer:
+        return Trainer(self.preset.training, self.seed, folder, self.device)
+
+
+@torch.inference_mode()
+def residual_std(twin: Deterministic, pairs: Pairs, device: str, batch: int = 64, most: int = 512) -> Tensor:
+    """Standard deviation of x1 - E[x1 | x0] per channel on some pairs, shape (C,)."""
+    index = torch.linspace(0, len(pairs) - 1, min(len(pairs), most)).long()
+    total = torch.zeros(pairs.states.shape[2], dtype=torch.float64)
+    for rows in index.split(batch):
+        x0, x1, cond = pairs.select(rows)
+        mean = twin.mean(x0.to(device), Conditioning(None if cond.parameters is None else cond.parameters.to(device)))
+        total += (x1 - mean.cpu()).double().square().mean((0, 2, 3)) * len(rows)
+    return (total / len(index)).sqrt().float()
+
+
+def _repeat(parameters: Tensor, count: int, device: str) -> Conditioning:
+    return Conditioning(parameters.expand(count, -1).to(device))
