@@ -83,6 +83,7 @@ def run(options: Options) -> Results:
     if results.complete() and not options.retrain:
         LOGGER.info("scores of an earlier run, from %s; --retrain makes them anew", results.path)
         return results.load()
+    job.check()
     for name in job.names:
         results.add(name, job.scores(name))
     for codec in job.codecs:
@@ -165,13 +166,18 @@ class Job:
         else:
             ds = developed(datasets.open_dataset(self.system, self.split, self.options.data), self.system)
             starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
-            self._warn_range(ds)
         return ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
 
-    def _warn_range(self, ds: xr.Dataset) -> None:
+    def check(self) -> None:
+        """Open the user's data and read what will be used of them, before anything is made or trained."""
+        if self.options.data is not None:
+            self.truth.check(self.system.field_names)
+            self._warn_range()
+
+    def _warn_range(self) -> None:
         for p in self.system.parameters:
             trained = self.runs.open("train")[p.name]
-            values = ds[p.name]
+            values = self.truth.initial[p.name]
             if float(values.min()) < float(trained.min()) * 0.999 or float(values.max()) > float(trained.max()) * 1.001:
                 LOGGER.warning(
                     "%s = %s lies outside the training data (%g to %g): expect errors beyond the table's",
@@ -297,18 +303,17 @@ def stored(
     forecasts: Iterable[Tensor], emulator: Emulator, truth: ev.Cases, path: Path, stamp: str, name: str
 ) -> Iterator[Tensor]:
     """Pass forecasts on and write them, lead by lead, with the truth in the group `truth`; whole or not at all."""
-    members = 0
+    trajectory = ("sample", truth.initial["trajectory"].values.astype(object))  # zarr has no fixed-width strings
     with replacing(path) as part:
         for k, u in enumerate(forecasts):
-            members = u.shape[1]
             lead = [(k + 1) * emulator.dt]
-            coords: dict[str, Any] = {"sample": range(len(u)), "member": range(members), "lead_time": lead}
+            coords: dict[str, Any] = {"sample": range(len(u)), "member": range(u.shape[1]), "lead_time": lead}
             ds = emulator.stack.unpack(emulator.stack.normalise(u).unsqueeze(2), coords)
-            ds = ds.assign_coords(trajectory=("sample", truth.initial["trajectory"].values))
+            ds = ds.assign_coords(trajectory=trajectory)
             ds.attrs = {"stamp": stamp, "method": name, "system": emulator.system.name}
             ds.to_zarr(part, **({"mode": "w"} if k == 0 else {"append_dim": "lead_time"}), consolidated=False)
             yield u
-        truth.truth.drop_attrs().to_zarr(part, group="truth", mode="a", consolidated=False)
+        truth.truth.drop_attrs().assign_coords(trajectory=trajectory).to_zarr(part, group="truth", mode="a", consolidated=False)
 
 
 def _stamp(path: Path) -> str | None:

@@ -7,10 +7,12 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -21,20 +23,25 @@ from physinterp.errors import InputError
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its name when the block ends well, and is removed when it does not.
 
+    The block may make a file or a folder there.
+
     Raises:
         InputError: no space is left on the device.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part, old = (path.with_name(f".{path.name}.{os.getpid()}.{suffix}") for suffix in ("part", "old"))
     try:
         yield part
+        if part.is_dir() and path.is_dir():  # a folder cannot be renamed onto one
+            os.replace(path, old)
         os.replace(part, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise InputError(f"no space left to write {path}: free some, or point PHYSINTERP_HOME elsewhere") from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        for leftover in (part, old):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

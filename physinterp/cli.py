@@ -58,7 +58,10 @@ def benchmark(
         lead=lead, seed=seed, device=device, out=out, retrain=retrain,
     )  # fmt: skip
     width = int(os.environ.get("COLUMNS", 0)) or (None if sys.stdout.isatty() else 160)
-    run(options).show(Console(width=width))
+    try:
+        run(options).show(Console(width=width))
+    except KeyboardInterrupt:  # before typer makes its own message of it
+        _interrupted()
 
 
 def main(command: Callable[..., Any] = app) -> None:
@@ -71,11 +74,15 @@ def main(command: Callable[..., Any] = app) -> None:
     try:
         command()
     except KeyboardInterrupt:
-        _stop("interrupted: what is finished is kept, and the same command goes on from there", INTERRUPTED)
+        _interrupted()
     except (InputError, FloatingPointError) as error:
         _stop(str(error), ERROR)
     except OSError as error:
         _stop(f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}", ERROR)
+
+
+def _interrupted() -> None:
+    _stop("interrupted: what is finished is kept, and the same command goes on from there", INTERRUPTED)
 
 
 def _stop(message: str, code: int) -> None:

@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from physinterp import metrics
+from physinterp.data.statistics import not_finite
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
@@ -29,6 +30,17 @@ class Cases:
 
     initial: xr.Dataset
     truth: xr.Dataset
+
+    def check(self, names: Sequence[str]) -> None:
+        """Read every value once.
+
+        Raises:
+            InputError: one is not finite; the message says where.
+        """
+        for ds in (self.initial, *(self.truth.isel(lead_time=k) for k in range(self.truth.sizes["lead_time"]))):
+            for name in names:
+                if not np.isfinite(ds[name].values).all():
+                    raise InputError(not_finite(ds[name]))
 
     def lead(self, k: int, names: Sequence[str], space: Sequence[str]) -> Tensor:
         """The truth at lead k (from 0), shape (N, C, *S), float32."""
@@ -169,7 +181,7 @@ def with_mean(ds: xr.Dataset, headline: Sequence[str]) -> xr.Dataset:
     chosen = ds.sel(field=list(headline))
     scaled = {k: chosen[k] / chosen["std"] ** power for k, power in PHYSICAL.items() if k in ds}
     average = chosen.assign(scaled).drop_vars("std").mean("field").assign_coords(field=MEAN)
-    return xr.concat([ds.drop_vars("std"), average], "field")
+    return xr.concat([ds.drop_vars("std"), average], "field", data_vars="all")
 
 
 def rows(method: str, ds: xr.Dataset, headline: Sequence[str]) -> list[dict[str, Any]]:

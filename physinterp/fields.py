@@ -50,18 +50,12 @@ class FieldStack:
         names = self._found(ds)
         self.grid.check(ds)
         leading = tuple(dim for dim in ds[names[0]].dims if dim not in self.grid.names)
-        stacked = np.empty(
-            (*(ds.sizes[dim] for dim in leading), len(names), *self.grid.shape), dtype=np.float32
-        )
+        stacked = np.empty((*(ds.sizes[dim] for dim in leading), len(names), *self.grid.shape), dtype=np.float32)
         channel = -1 - len(self.grid.axes)
-        for i, (name, mean, std) in enumerate(
-            zip(names, self.statistics.mean, self.statistics.std, strict=True)
-        ):
+        for i, (name, mean, std) in enumerate(zip(names, self.statistics.mean, self.statistics.std, strict=True)):
             da = ds[name]
             if set(da.dims) != {*leading, *self.grid.names}:
-                raise InputError(
-                    f"field {name!r} has dimensions {da.dims}, expected {(*leading, *self.grid.names)}"
-                )
+                raise InputError(f"field {name!r} has dimensions {da.dims}, expected {(*leading, *self.grid.names)}")
             values = np.asarray(da.transpose(*leading, *self.grid.names).values, dtype=np.float64)
             if not np.isfinite(values).all():
                 raise InputError(not_finite(da))
@@ -79,13 +73,9 @@ class FieldStack:
         """
         count = x.ndim - 1 - len(self.grid.axes)
         if count < 0 or tuple(x.shape[count:]) != (len(self.fields), *self.grid.shape):
-            raise ValueError(
-                f"expected shape (..., {len(self.fields)}, {self.grid.shape}), found {tuple(x.shape)}"
-            )
+            raise ValueError(f"expected shape (..., {len(self.fields)}, {self.grid.shape}), found {tuple(x.shape)}")
         if len(coords) < count:
-            raise ValueError(
-                f"expected names of {count} leading dims {tuple(x.shape[:count])}, found {list(coords)}"
-            )
+            raise ValueError(f"expected names of {count} leading dims {tuple(x.shape[:count])}, found {list(coords)}")
         leading = tuple(coords)[:count]
         values = self.denormalise(x.detach().to("cpu", torch.float64)).to(torch.float32).numpy()
         variables = {

@@ -50,13 +50,9 @@ class Axis:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.length <= 0:
-            raise ValueError(
-                f"axis {self.name!r}: size and length must be positive, found {self.size} and {self.length}"
-            )
+            raise ValueError(f"axis {self.name!r}: size and length must be positive, found {self.size} and {self.length}")
         if self.nodes == "chebyshev" and self.boundary != "wall":
-            raise ValueError(
-                f"axis {self.name!r}: chebyshev nodes need the boundary wall, found {self.boundary}"
-            )
+            raise ValueError(f"axis {self.name!r}: chebyshev nodes need the boundary wall, found {self.boundary}")
 
     @cached_property
     def points(self) -> Array:
@@ -95,8 +91,7 @@ class Axis:
         """Angular wavenumbers 2 pi m / length in the order of `rfft`, shape (size // 2 + 1,)."""
         if self.nodes != "uniform" or self.boundary != "periodic":
             raise ValueError(
-                f"axis {self.name!r} is {self.boundary} with {self.nodes} nodes; "
-                "wavenumbers need a uniform periodic axis"
+                f"axis {self.name!r} is {self.boundary} with {self.nodes} nodes; wavenumbers need a uniform periodic axis"
             )
         return np.asarray(2 * np.pi * np.fft.rfftfreq(self.size, self.spacing), dtype=np.float64)
 
@@ -139,16 +134,13 @@ class Grid:
     def coords(self) -> dict[str, xr.Variable]:
         """Coordinates for an xarray dataset."""
         return {
-            axis.name: xr.Variable(axis.name, axis.points, {"units": axis.units} if axis.units else {})
-            for axis in self.axes
+            axis.name: xr.Variable(axis.name, axis.points, {"units": axis.units} if axis.units else {}) for axis in self.axes
         }
 
     def with_shape(self, shape: Sequence[int]) -> Grid:
         """The same domain with other numbers of points."""
         if len(shape) != len(self.axes):
-            raise InputError(
-                f"expected a shape with {len(self.axes)} sizes {self.names}, found {tuple(shape)}"
-            )
+            raise InputError(f"expected a shape with {len(self.axes)} sizes {self.names}, found {tuple(shape)}")
         return Grid(tuple(replace(axis, size=int(size)) for axis, size in zip(self.axes, shape, strict=True)))
 
     def check(self, ds: xr.Dataset | xr.DataArray) -> None:
@@ -172,8 +164,7 @@ class Grid:
                 )
             if axis.name not in ds.coords:
                 raise InputError(
-                    f"grid axis {axis.name!r} has no coordinate in the data; "
-                    "add it: ds.assign_coords(system.grid.coords)"
+                    f"grid axis {axis.name!r} has no coordinate in the data; add it: ds.assign_coords(system.grid.coords)"
                 )
             self._check_points(axis, np.asarray(ds[axis.name].values, dtype=np.float64))
 

@@ -185,6 +185,7 @@ class Runs:
         share = 1.0 if name.codec == "identity" else 1 - plan.codec
         fall = 1 - plan.trunk
         if name.trunk is None:
+            self._trunk(name)
             return self._trainer(folder).fit(model, train, valid, share, str(name), decay=fall)
         twin, steps, seconds = self._trunk(name.trunk)
         model.backbone.load_state_dict(twin.backbone.state_dict())

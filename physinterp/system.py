@@ -116,9 +116,7 @@ class System(Card):
         ranges = sorted((s.seed, s.seed + s.trajectories, name) for name, s in self.splits.items())
         for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
             if start < end:
-                raise ValueError(
-                    f"splits {first!r} and {second!r} share seeds; move the seed of {second!r} to {end}"
-                )
+                raise ValueError(f"splits {first!r} and {second!r} share seeds; move the seed of {second!r} to {end}")
         return self
 
     @property
@@ -162,9 +160,7 @@ def near(name: str, names: Iterable[str]) -> str:
 def systems() -> tuple[str, ...]:
     """Names of the cards that come with the package."""
     root = _cards()
-    return (
-        tuple(sorted(p.name for p in root.iterdir() if (p / "card.yaml").is_file())) if root.is_dir() else ()
-    )
+    return tuple(sorted(p.name for p in root.iterdir() if (p / "card.yaml").is_file())) if root.is_dir() else ()
 
 
 def load_system(name: str | Path) -> System:
@@ -179,9 +175,7 @@ def load_system(name: str | Path) -> System:
     elif path.is_dir() and (path / "card.yaml").is_file():
         path = path / "card.yaml"
     elif not path.is_file():
-        raise InputError(
-            f"no system {str(name)!r}: {near(str(name), systems())}; or give the path of a card.yaml"
-        )
+        raise InputError(f"no system {str(name)!r}: {near(str(name), systems())}; or give the path of a card.yaml")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -200,9 +194,7 @@ def validate(model: type[M], values: Mapping[str, Any], source: str | Path) -> M
         for item in error.errors():
             key = ".".join(map(str, item["loc"])) or "(whole)"
             if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                lines.append(
-                    f"unknown key {key!r}: {near(str(item['loc'][-1]), _keys(model, item['loc'][:-1]))}"
-                )
+                lines.append(f"unknown key {key!r}: {near(str(item['loc'][-1]), _keys(model, item['loc'][:-1]))}")
             else:
                 lines.append(f"key {key!r}: {item['msg']} (found {str(item['input'])[:60]!r})")
         raise InputError(f"{source}: {'; '.join(lines)}") from error
@@ -233,8 +225,6 @@ def _annotations(kind: Any) -> dict[str, Any]:
 
 def _model(annotation: Any) -> Any:
     """The model inside an annotation such as tuple[Field, ...] or Mapping[str, Split]."""
-    if isinstance(annotation, type) and (
-        dataclasses.is_dataclass(annotation) or issubclass(annotation, BaseModel)
-    ):
+    if isinstance(annotation, type) and (dataclasses.is_dataclass(annotation) or issubclass(annotation, BaseModel)):
         return annotation
     return next((m for a in get_args(annotation) if (m := _model(a)) is not None), None)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from physinterp.checkpoint import save_tensors
 from physinterp.config import Training
+from physinterp.optim import optimizers
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
@@ -79,14 +80,15 @@ class _Run:
     elapsed: float = 0.0
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.rate, betas=(0.9, 0.99), weight_decay=1e-3)
+        self.optimizers = optimizers(self.model, self.rate)
         self.average = {k: v.detach().clone() for k, v in self.model.named_parameters()}
 
     def tensors(self) -> dict[str, Tensor]:
         moments = {
             f"moment.{name}.{key}": value
             for name, p in self.model.named_parameters()
-            for key, value in self.optimizer.state[p].items()
+            for optimizer in self.optimizers
+            for key, value in optimizer.state.get(p, {}).items()
         }
         raw = {f"raw.{k}": v for k, v in self.model.state_dict().items()}
         counters = torch.tensor([self.step, self.elapsed, self.rate], dtype=torch.float64)
@@ -94,12 +96,13 @@ class _Run:
 
     def restore(self, saved: Mapping[str, Tensor]) -> None:
         step, self.elapsed, self.rate = saved["counters"].tolist()
-        self.step = int(step)
+        self.step, self.optimizers = int(step), optimizers(self.model, self.rate)
         self.model.load_state_dict({k[4:]: v for k, v in saved.items() if k.startswith("raw.")})
         for name, p in self.model.named_parameters():
             self.average[name].copy_(saved[f"average.{name}"])
+            owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
             prefix = f"moment.{name}."
-            self.optimizer.state[p] = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
+            owner.state[p] = {k[len(prefix) :]: v.clone() for k, v in saved.items() if k.startswith(prefix)}
 
     def averaged(self) -> dict[str, Tensor]:
         """State dict for use: averaged parameters, the buffers as they are."""
@@ -209,15 +212,17 @@ class Trainer:
         self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None
     ) -> None:
         """Optimise until the share `until` of the budget is used."""
-        model, optimizer = self.fabric.setup(run.model, run.optimizer)
+        model, *updates = self.fabric.setup(run.model, *run.optimizers)
         model.mark_forward_method("loss")
+        full = [o.param_groups[0]["lr"] for o in run.optimizers]
         plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
         with (self.folder / "log.jsonl").open("a") as log:
             while (p := plan.used(run.step, run.elapsed, budget)) < until:
-                rate = run.rate * min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / self.decay)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                loss, norm = self._step(model, optimizer, train, run.step)
+                factor = min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / self.decay)
+                rate = run.rate * factor
+                for optimizer, lr in zip(run.optimizers, full, strict=True):
+                    optimizer.param_groups[0]["lr"] = lr * factor
+                loss, norm = self._step(model, updates, train, run.step)
                 if not torch.isfinite(loss):
                     raise FloatingPointError(f"loss is {loss.item()} at step {run.step}, learning rate {rate:.2g}: lower it")
                 run.step += 1
@@ -236,15 +241,16 @@ class Trainer:
                     save_tensors(run.tensors(), state)
                     saved = time.perf_counter()
 
-    def _step(self, model: Any, optimizer: Any, train: Pairs, step: int) -> tuple[Tensor, Tensor]:
+    def _step(self, model: Any, optimizers: list[Any], train: Pairs, step: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         index = torch.randint(len(train), (self.plan.batch,), generator=generator)
         x0, x1, cond = _to(train.select(index), self.fabric.device)
         loss = model.loss(x0, x1, cond, generator)
-        optimizer.zero_grad()
+        model.zero_grad()
         self.fabric.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), self.plan.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         return loss.detach(), norm
 
     @torch.no_grad()

@@ -69,17 +69,13 @@ def open_dataset(
         card = card.with_grid(options.get("shape") or card.grid.shape)
         ds = well.read(folder, split, card, verify)
     elif options:
-        raise InputError(
-            f"options {sorted(options)} are for generated data; leave them out with data={str(data)!r}"
-        )
+        raise InputError(f"options {sorted(options)} are for generated data; leave them out with data={str(data)!r}")
     else:
         folder = Path(data).expanduser()
         ds = _adapter(folder, card).read(folder, split, card, verify)
     ds = _conform(ds, card, folder)
     names = ("title", "source", "licence", "citation")
-    return ds.assign_attrs(
-        {"system": card.name, "split": split, "path": str(folder)} | {n: getattr(card, n) for n in names}
-    )
+    return ds.assign_attrs({"system": card.name, "split": split, "path": str(folder)} | {n: getattr(card, n) for n in names})
 
 
 def splits(data: str | Path) -> tuple[str, ...]:
@@ -98,15 +94,9 @@ def _adapter(path: Path, system: System | None = None) -> Adapter:
     for name in order:
         if ADAPTERS[name].matches(path):
             return ADAPTERS[name]
-    found = (
-        sorted(p.name for p in path.iterdir())[:8]
-        if path.is_dir()
-        else [f"one {path.suffix or 'plain'} file"]
-    )
+    found = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else [f"one {path.suffix or 'plain'} file"]
     expected = " or ".join(ADAPTERS[name].EXPECTED for name in order)
-    raise InputError(
-        f"{path}: no known format (found {', '.join(found) or 'an empty folder'}); expected {expected}"
-    )
+    raise InputError(f"{path}: no known format (found {', '.join(found) or 'an empty folder'}); expected {expected}")
 
 
 def _conform(ds: xr.Dataset, system: System, folder: Path) -> xr.Dataset:

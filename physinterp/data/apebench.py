@@ -21,9 +21,7 @@ from physinterp.errors import InputError
 from physinterp.system import System
 
 FRAMES = 64
-EXPECTED = (
-    "APEBench: one HDF5 file with groups train, valid or test, each with u (sample, time, *space) and t"
-)
+EXPECTED = "APEBench: one HDF5 file with groups train, valid or test, each with u (sample, time, *space) and t"
 
 
 def matches(path: Path) -> bool:
@@ -61,12 +59,14 @@ def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dat
         chunks = [1, FRAMES, *([1] * channels), *u.shape[-len(axes) :]]
         data = lazy(handle, file, u.name, chunks)
         coords, order = _coordinates(group, system)
+        warmed = int(handle.attrs.get("warmup_steps", 1)) > 0
         time = np.asarray(group["t"], dtype=np.float64) if "t" in group else system.dt * np.arange(u.shape[1])
     dims = ("sample", "time", *order)
     variables = {name: (dims, data[:, :, i] if channels else data) for i, name in enumerate(names)}
     ds = xr.Dataset(variables, coords={"time": np.round(time, 6), **coords})
     for parameter in system.parameters:
         ds = ds.assign_coords({parameter.name: ("sample", np.full(len(data), parameter.default))})
+    ds.attrs["spun_up"] = warmed  # the times of these files count from the end of the warm-up
     return ds.assign_coords(trajectory=("sample", [f"{split}/{i}" for i in range(len(data))]))
 
 
@@ -78,9 +78,7 @@ def _file(path: Path) -> Path | None:
             if _groups(handle):
                 found.append(file)
     if len(found) > 1:
-        raise InputError(
-            f"{path}: {len(found)} APEBench files ({', '.join(f.name for f in found)}); give the path of one"
-        )
+        raise InputError(f"{path}: {len(found)} APEBench files ({', '.join(f.name for f in found)}); give the path of one")
     return found[0] if found else None
 
 

@@ -12,8 +12,6 @@ same device bitwise as if it had not stopped.
 from __future__ import annotations
 
 import errno
-import hashlib
-import itertools
 import json
 import logging
 import math
@@ -22,8 +20,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +34,7 @@ from torch import Tensor
 
 from physinterp.config import home
 from physinterp.data import well
+from physinterp.data.recipe import Batch, Recipe, batches, plan
 from physinterp.data.statistics import write_stats
 from physinterp.errors import InputError
 from physinterp.solvers import SOLVERS, Solver
@@ -44,56 +42,11 @@ from physinterp.system import System, near
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised when a change of the solvers or of the files makes older data unlike new ones."""
-SEED_STRIDE = 10_000_000
 PATIENCE = 20.0
 """Seconds between two checkpoints of a batch."""
 
 Position = tuple[int, dict[str, Tensor]]
 """Advances made, and the state after them."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the content of the files; its hash names the folder.
-
-    Attributes:
-        settings: one mapping of solver arguments and parameters per combination.
-        splits: per split (trajectories per combination, first seed).
-    """
-
-    system: str
-    solver: str
-    shape: tuple[int, ...]
-    length: tuple[float, ...]
-    dt: float
-    frames: int
-    spin_up: float
-    settings: tuple[dict[str, float], ...]
-    splits: dict[str, tuple[int, int]]
-    batch: int
-    dtype: str
-    format: int = FORMAT
-
-    @cached_property
-    def key(self) -> str:
-        """Twelve hexadecimal digits."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One file: trajectories of one split and one combination of parameters."""
-
-    path: Path
-    settings: dict[str, float]
-    seeds: tuple[int, ...]
-
-    @property
-    def partial(self) -> Path:
-        """Where the batch in progress is kept."""
-        return self.path.with_suffix(".partial.safetensors")
 
 
 def generate(
@@ -142,22 +95,19 @@ def generate(
     for name in wanted:
         if name not in recipe.splits:
             raise InputError(f"no split {name!r}: {near(name, recipe.splits)}")
-    todo = [b for name in wanted for b in _batches(recipe, system, folder, name) if not b.path.is_file()]
+    _check_run(folder, recipe)
+    todo = [b for name in wanted for b in batches(recipe, system, folder, name) if not b.path.is_file()]
     if not todo:
         return folder
     with _room(folder):
         _claim(folder, recipe, todo, len(system.fields))
         started, simulated = time.monotonic(), 0.0
-        with Progress(
-            console=Console(stderr=True), disable=not (progress and Console(stderr=True).is_terminal)
-        ) as bar:
+        with Progress(console=Console(stderr=True), disable=not (progress and Console(stderr=True).is_terminal)) as bar:
             duration = recipe.spin_up + (recipe.frames - 1) * recipe.dt
             task = bar.add_task(f"{system.name} data", total=duration * sum(len(b.seeds) for b in todo))
             for item in todo:
                 simulated += _make(item, recipe, system, device, lambda units: bar.advance(task, units))
-        _finish(
-            folder, recipe, system, wanted, (time.monotonic() - started) / max(simulated, 1e-9), str(device)
-        )
+        _finish(folder, recipe, system, wanted, (time.monotonic() - started) / max(simulated, 1e-9), str(device))
     return folder
 
 
@@ -165,90 +115,8 @@ def rate(folder: str | Path) -> float | None:
     """Seconds per simulated time unit and trajectory of the last run that made files in a folder."""
     path = Path(folder) / "generation.json"
     return (
-        json.loads(path.read_text(encoding="utf-8")).get("seconds_per_time_unit_and_trajectory")
-        if path.is_file()
-        else None
+        json.loads(path.read_text(encoding="utf-8")).get("seconds_per_time_unit_and_trajectory") if path.is_file() else None
     )
-
-
-def plan(
-    system: System,
-    splits: Mapping[str, int] | None = None,
-    shape: Sequence[int] | None = None,
-    parameters: Mapping[str, float | Sequence[float]] | None = None,
-    seed: int = 0,
-    frames: int | None = None,
-    spin_up: float | None = None,
-    batch: int = 16,
-    dtype: torch.dtype = torch.float64,
-) -> Recipe:
-    """The recipe of a run: the card's defaults with the given values put in; arguments as in `generate`."""
-    solver = system.solver
-    if solver is None:
-        raise InputError(
-            f"{system.name} has no embedded solver: give data=PATH of downloaded data ({system.source})"
-        )
-    counts = (
-        dict(splits)
-        if splits is not None
-        else {name: split.trajectories for name, split in system.splits.items()}
-    )
-    for name in counts:
-        if name not in system.splits:
-            raise InputError(f"no split {name!r} in the card of {system.name}: {near(name, system.splits)}")
-    values = {p.name: p.default for p in system.parameters} | dict(solver.defaults)
-    for name in parameters or {}:
-        if name not in values:
-            raise InputError(f"no parameter {name!r} of {system.name}: {near(name, values)}")
-    lists = {
-        k: np.atleast_1d(np.asarray(v, dtype=np.float64)).tolist()
-        for k, v in (values | dict(parameters or {})).items()
-    }
-    settings = tuple(
-        dict(zip(lists, combination, strict=True)) for combination in itertools.product(*lists.values())
-    )
-    frames = solver.frames if frames is None else frames
-    spin_up = solver.spin_up if spin_up is None else spin_up
-    if min([frames - 1, batch, *counts.values()]) < 1 or spin_up < 0 or seed < 0:
-        raise InputError(
-            f"expected at least 2 frames, 1 trajectory per split and batch, spin_up and seed >= 0; found "
-            f"frames {frames}, splits {counts}, batch {batch}, spin_up {spin_up}, seed {seed}"
-        )
-    seeds = {name: (n, system.splits[name].seed + SEED_STRIDE * seed) for name, n in counts.items()}
-    ranges = sorted((first, first + n * len(settings), name) for name, (n, first) in seeds.items())
-    for (_, end, one), (start, _, other) in itertools.pairwise(ranges):
-        if start < end:
-            raise InputError(
-                f"splits {one!r} and {other!r} would share initial conditions; ask for fewer trajectories"
-            )
-    grid = system.grid.with_shape(shape) if shape is not None else system.grid
-    return Recipe(
-        system.name,
-        solver.name,
-        grid.shape,
-        tuple(axis.length for axis in grid.axes),
-        system.dt,
-        frames,
-        spin_up,
-        settings,
-        seeds,
-        batch,
-        str(dtype).removeprefix("torch."),
-    )
-
-
-def _batches(recipe: Recipe, system: System, folder: Path, split: str) -> list[Batch]:
-    count, first = recipe.splits[split]
-    batches = []
-    names = [parameter.name for parameter in system.parameters]
-    varied = [k for k in recipe.settings[0] if k not in names and len({s[k] for s in recipe.settings}) > 1]
-    for c, settings in enumerate(recipe.settings):
-        seeds = range(first + c * count, first + (c + 1) * count)
-        label = "".join(f"_{name}_{_label(settings[name])}" for name in (*names, *varied))
-        for i, start in enumerate(range(0, count, recipe.batch)):
-            path = folder / "data" / split / f"{recipe.system}{label}_{i:02d}.hdf5"
-            batches.append(Batch(path, settings, tuple(seeds[start : start + recipe.batch])))
-    return batches
 
 
 def _make(
@@ -264,12 +132,10 @@ def _make(
         **arguments,
     )
     if solver.fields != system.field_names:
-        raise InputError(
-            f"the card's fields {system.field_names} are not those of the solver {solver.fields}"
-        )
+        raise InputError(f"the card's fields {system.field_names} are not those of the solver {solver.fields}")
     # the first `warm` advances are the spin-up; frame i is the output after `warm` + i advances
     warm = math.ceil(recipe.spin_up - 1e-9)
-    lengths = [recipe.spin_up / warm] * warm + [recipe.dt] * (recipe.frames - 1)
+    lengths = [recipe.spin_up / max(warm, 1)] * warm + [recipe.dt] * (recipe.frames - 1)
     position, frames = _restore(batch, recipe, solver, device)
     begun, saved = position[0], time.monotonic()
     report(sum(lengths[:begun]) * len(batch.seeds))
@@ -292,9 +158,7 @@ def _make(
     times = recipe.spin_up + recipe.dt * np.arange(recipe.frames)
     scalars = {p.name: batch.settings[p.name] for p in system.parameters}
     others = {k: v for k, v in batch.settings.items() if k not in scalars}
-    well.write(
-        batch.path, system, fields, times, scalars, {**others, "seeds": list(batch.seeds), "key": recipe.key}
-    )
+    well.write(batch.path, system, fields, times, scalars, {**others, "seeds": list(batch.seeds), "key": recipe.key})
     batch.partial.unlink(missing_ok=True)
     return sum(lengths[begun:]) * len(batch.seeds)
 
@@ -318,9 +182,7 @@ def _save(batch: Batch, recipe: Recipe, position: Position, frames: list[Tensor]
         temporary.unlink(missing_ok=True)
 
 
-def _restore(
-    batch: Batch, recipe: Recipe, solver: Solver, device: str | torch.device
-) -> tuple[Position, list[Tensor]]:
+def _restore(batch: Batch, recipe: Recipe, solver: Solver, device: str | torch.device) -> tuple[Position, list[Tensor]]:
     """Position and frames of a batch in progress, or its initial condition."""
     if batch.partial.is_file():
         try:
@@ -337,33 +199,42 @@ def _restore(
     return (0, solver.initial(batch.seeds)), []
 
 
-def _claim(folder: Path, recipe: Recipe, todo: Sequence[Batch], channels: int) -> None:
-    """Note the recipe in the folder; refuse a folder with another one, or too small a disk."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _check_run(folder: Path, recipe: Recipe) -> None:
+    """Refuse a folder with the data of another run."""
     note = folder / "generation.json"
-    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
-    ours = json.loads(json.dumps(asdict(recipe)))
-    if found and found["key"] != recipe.key:
+    if not note.is_file():
+        if well.splits(folder):
+            raise InputError(f"{folder} holds data that were not generated here; choose another folder")
+        return
+    found, ours = json.loads(note.read_text(encoding="utf-8")), _plain(recipe)
+    if found["key"] != recipe.key:
         different = {k: (found["recipe"].get(k), v) for k, v in ours.items() if found["recipe"].get(k) != v}
-        raise InputError(
-            f"{folder} holds another run; (found, asked): {different}; choose another folder or delete it"
-        )
+        raise InputError(f"{folder} holds another run; (found, asked): {different}; choose another folder or delete it")
+
+
+def _claim(folder: Path, recipe: Recipe, todo: Sequence[Batch], channels: int) -> None:
+    """Note the recipe in the folder; refuse too small a disk."""
+    folder.mkdir(parents=True, exist_ok=True)
     needed = 4 * channels * math.prod(recipe.shape) * recipe.frames * sum(len(b.seeds) for b in todo)
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, "No space left on device")
-    _write_json(note, found | {"key": recipe.key, "recipe": ours})
+    note = folder / "generation.json"
+    if not note.is_file():
+        _write_json(note, {"key": recipe.key, "recipe": _plain(recipe)})
 
 
-def _finish(
-    folder: Path, recipe: Recipe, system: System, splits: Sequence[str], speed: float, device: str
-) -> None:
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON gives it back."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(recipe)))
+    return values
+
+
+def _finish(folder: Path, recipe: Recipe, system: System, splits: Sequence[str], speed: float, device: str) -> None:
     note = folder / "generation.json"
     found = json.loads(note.read_text(encoding="utf-8"))
     _write_json(note, found | {"seconds_per_time_unit_and_trajectory": speed, "device": device})
     if "train" in splits:
-        write_stats(
-            folder / "stats.yaml", well.read(folder, "train", system), system, f"training split, {recipe.key}"
-        )
+        write_stats(folder / "stats.yaml", well.read(folder, "train", system), system, f"training split, {recipe.key}")
     log.info("%s: %.3g s per time unit and trajectory on %s, in %s", system.name, speed, device, folder)
 
 
@@ -385,12 +256,3 @@ def _room(folder: Path) -> Iterator[None]:
             f"no space left in {folder}: finished files are kept; free space, or set PHYSINTERP_HOME to a "
             "larger disk, and run again to continue"
         ) from error
-
-
-def _label(value: float) -> str:
-    """1e6, 0.5, 2e-3: as in The Well's file names."""
-    mantissa, _, exponent = f"{value:g}".partition("e")
-    if not exponent and abs(value) >= 1000:
-        mantissa, _, exponent = f"{value:.5e}".partition("e")
-        mantissa = mantissa.rstrip("0").rstrip(".")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa

@@ -25,11 +25,12 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except KeyError as error:
+        raise InputError(f"{path}: a group, data set or attribute is missing: {error.args[0]}") from error
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise InputError(
-            f"{path}: cannot be read as HDF5 ({text}); it is probably truncated or no HDF5 file: "
-            "copy or download it again"
+            f"{path}: cannot be read as HDF5 ({text}); it is probably truncated or no HDF5 file: copy or download it again"
         ) from error
 
 
@@ -56,9 +57,7 @@ def lazy(file: h5py.File, path: Path, key: str, chunks: Sequence[int]) -> dask.a
     """A dask array of a data set of an open file, read later, chunk by chunk (of whole stored chunks)."""
     data = file[key]
     if data.chunks is not None:
-        chunks = [
-            max(stored, wanted // stored * stored) for stored, wanted in zip(data.chunks, chunks, strict=True)
-        ]
+        chunks = [max(stored, wanted // stored * stored) for stored, wanted in zip(data.chunks, chunks, strict=True)]
     stored = Stored(path.resolve(), key, data.shape, data.dtype)
     name = f"{path.stem}-{key}-{dask.base.tokenize(str(stored), path.stat().st_mtime_ns)}"
     return dask.array.from_array(stored, chunks=tuple(chunks), name=name)

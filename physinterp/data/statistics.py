@@ -47,9 +47,7 @@ class Statistics:
         if missing:
             raise InputError(f"no statistics of field {missing[0]!r}: {near(missing[0], self.names)}")
         rows = [self.names.index(name) for name in names]
-        mean, std, delta = (
-            tuple(values[i] for i in rows) for values in (self.mean, self.std, self.delta_std)
-        )
+        mean, std, delta = (tuple(values[i] for i in rows) for values in (self.mean, self.std, self.delta_std))
         return Statistics(tuple(names), mean, std, delta)
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,9 +91,7 @@ def moments(ds: xr.Dataset, names: Sequence[str], stride: int = 1) -> dict[str, 
     if missing:
         raise InputError(f"no field {missing[0]!r} in the data: {near(missing[0], map(str, ds.data_vars))}")
     if ds.sizes.get("time", 0) <= stride:
-        raise InputError(
-            f"{ds.sizes.get('time', 0)} frames are too few for stride {stride}; need at least {stride + 1}"
-        )
+        raise InputError(f"{ds.sizes.get('time', 0)} frames are too few for stride {stride}; need at least {stride + 1}")
     sums = {}
     for name in names:
         u = ds[name].astype(np.float64)
@@ -107,10 +103,7 @@ def moments(ds: xr.Dataset, names: Sequence[str], stride: int = 1) -> dict[str, 
         mean, square, mean_delta, square_delta = map(float, values)
         if not np.isfinite([mean, square]).all():
             raise InputError(not_finite(ds[name]))
-        std = [
-            max(second - first**2, 0.0) ** 0.5
-            for first, second in ((mean, square), (mean_delta, square_delta))
-        ]
+        std = [max(second - first**2, 0.0) ** 0.5 for first, second in ((mean, square), (mean_delta, square_delta))]
         row = (mean, std[0], square**0.5, mean_delta, std[1], square_delta**0.5)
         results[name] = dict(zip(KEYS, row, strict=True))
     return results

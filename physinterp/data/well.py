@@ -71,14 +71,10 @@ def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dat
         raise InputError(f"{path}: no split {split!r}; found {list(splits(path))}; choose one of these")
     check(files, verify)
     if unfinished := sorted(p.name for p in files[0].parent.glob("*.partial.safetensors")):
-        log.warning(
-            "%s: %s is unfinished; generate again to complete the split", files[0].parent, unfinished[0]
-        )
+        log.warning("%s: %s is unfinished; generate again to complete the split", files[0].parent, unfinished[0])
     parts = [_read_file(file, system) for file in files]
     try:
-        ds = xr.concat(
-            parts, dim="sample", join="exact", combine_attrs="override", data_vars="all", coords="minimal"
-        )
+        ds = xr.concat(parts, dim="sample", join="exact", combine_attrs="override", data_vars="all", coords="minimal")
     except (ValueError, xr.MergeError) as error:
         different = next((f for f, p in zip(files, parts, strict=True) if not _alike(p, parts[0])), files[0])
         raise InputError(
@@ -177,9 +173,7 @@ def _read_file(path: Path, system: System) -> xr.Dataset:
         time = np.asarray(file["dimensions/time"], dtype=np.float64)
         if time.ndim == 2:
             if np.ptp(time, axis=0).max() > 1e-6 * max(1.0, np.abs(time).max()):
-                raise InputError(
-                    f"{path}: times differ between trajectories; split the file or interpolate in time"
-                )
+                raise InputError(f"{path}: times differ between trajectories; split the file or interpolate in time")
             time = time[0]
         coords: dict[str, Any] = {"time": np.round(time, 6)}
         coords |= {axis: np.asarray(file["dimensions"][axis], dtype=np.float64) for axis in axes}
@@ -193,9 +187,7 @@ def _read_file(path: Path, system: System) -> xr.Dataset:
                 if order == 0:
                     variables[name] = (tuple(sizes), data)
                 else:
-                    variables |= {
-                        f"{name}_{axis}": (tuple(sizes), data[..., i]) for i, axis in enumerate(axes)
-                    }
+                    variables |= {f"{name}_{axis}": (tuple(sizes), data[..., i]) for i, axis in enumerate(axes)}
         coords |= _parameters(file, system, samples)
     return xr.Dataset(variables, coords=coords)
 
@@ -233,9 +225,7 @@ def _parameters(file: h5py.File, system: System, samples: int) -> dict[str, Any]
 
 
 def _alike(part: xr.Dataset, first: xr.Dataset) -> bool:
-    same = set(part.data_vars) == set(first.data_vars) and all(
-        part[k].equals(first[k]) for k in first.indexes
-    )
+    same = set(part.data_vars) == set(first.data_vars) and all(part[k].equals(first[k]) for k in first.indexes)
     return same and set(part.coords) == set(first.coords)
 
 
@@ -270,11 +260,7 @@ def _write_fields(file: h5py.File, system: System, fields: Mapping[str, np.ndarr
     vectors = vector_fields(tuple(fields), system.grid.names)
     for order in range(3):
         group = file.create_group(f"t{order}_fields")
-        names = (
-            [name for name, parts in vectors.items() if (parts != (name,)) == (order == 1)]
-            if order < 2
-            else []
-        )
+        names = [name for name, parts in vectors.items() if (parts != (name,)) == (order == 1)] if order < 2 else []
         group.attrs["field_names"] = _strings(names)
         for name in names:
             parts = [np.asarray(fields[part], dtype=np.float32) for part in vectors[name]]

@@ -68,9 +68,7 @@ class KolmogorovFlow:
     ) -> None:
         self.shape = (int(shape[0]), int(shape[1]))
         if min(self.shape) < 12 or min(self.shape) / 3 <= forcing_mode:
-            raise ValueError(
-                f"shape {self.shape} is too coarse; use at least 12 points and more than 3 x forcing_mode"
-            )
+            raise ValueError(f"shape {self.shape} is too coarse; use at least 12 points and more than 3 x forcing_mode")
         self.viscosity, self.drag, self.forcing_mode = viscosity, drag, forcing_mode
         self.cfl, self.max_step, self.dtype, self.device = cfl, max_step, dtype, torch.device(device)
         lx, ly = (length, length) if isinstance(length, (int, float)) else map(float, length)
@@ -120,8 +118,7 @@ class KolmogorovFlow:
         """The state at time 0 of a vorticity on the grid, shape (B, Nx, Ny); high wavenumbers are dropped."""
         if vorticity.ndim != 3 or tuple(vorticity.shape[1:]) != self.shape:
             raise ValueError(
-                f"expected vorticity of shape (B, {self.shape[0]}, {self.shape[1]}), "
-                f"found {tuple(vorticity.shape)}"
+                f"expected vorticity of shape (B, {self.shape[0]}, {self.shape[1]}), found {tuple(vorticity.shape)}"
             )
         spectrum = torch.fft.rfft2(self._real(vorticity)) * self._keep
         time = torch.zeros(len(vorticity), dtype=torch.float64, device=self.device)

@@ -112,7 +112,7 @@ class RayleighBenard:
         y, w, out, walls = (s + 1) / 2, w / 2, self.y.numpy(), np.array([0.0, 1.0])
 
         def inner(f: Array, d: int = 0) -> Array:
-            return np.einsum("qm,q,qn->mn", values(f, y, d), w, values(f, y, d))
+            return (w * values(f, y, d).T) @ values(f, y, d)
 
         def weighted(f: Array) -> Tensor:
             return put(np.swapaxes(w[:, None] * f, -1, -2))
@@ -190,9 +190,7 @@ class RayleighBenard:
         velocity = buoyancy.new_zeros(batch, 2, *self.shape) if velocity is None else velocity
         if buoyancy.shape != (batch, *self.shape) or velocity.shape != (batch, 2, *self.shape):
             found = f"{tuple(buoyancy.shape)} and {tuple(velocity.shape)}"
-            raise ValueError(
-                f"expected buoyancy (B, *S), velocity (B, 2, *S), S = {self.shape}, found {found}"
-            )
+            raise ValueError(f"expected buoyancy (B, *S), velocity (B, 2, *S), S {self.shape}, found {found}")
         if len(self.nu) not in (1, batch):
             raise ValueError(f"{len(self.nu)} values of Ra, Pr for {batch} trajectories: give 1 or {batch}")
         grid = torch.stack([velocity[:, 0], velocity[:, 1], buoyancy]).to(self.device, self.dtype)
@@ -361,7 +359,7 @@ class RayleighBenard:
 def values(f: Array, y: Array, d: int = 0) -> Array:
     """d-th derivative of f, Legendre coefficients (..., n, degree), at points of [0, 1]: (..., points, n)."""
     f = legendre.legder(f, d, scl=2, axis=-1)
-    return np.einsum("qj,...nj->...qn", legendre.legvander(2 * y - 1, f.shape[-1] - 1), f)
+    return legendre.legvander(2 * y - 1, f.shape[-1] - 1) @ np.swapaxes(f, -1, -2)
 
 
 def dirichlet(degree: int) -> Array:
