@@ -311,9 +311,11 @@ def stored(
             ds = emulator.stack.unpack(emulator.stack.normalise(u).unsqueeze(2), coords)
             ds = ds.assign_coords(trajectory=trajectory)
             ds.attrs = {"stamp": stamp, "method": name, "system": emulator.system.name}
-            ds.to_zarr(part, **({"mode": "w"} if k == 0 else {"append_dim": "lead_time"}), consolidated=False)
+            how: dict[str, Any] = {"append_dim": "lead_time"} if k else {"mode": "w"}
+            ds.to_zarr(part, consolidated=False, **how)
             yield u
-        truth.truth.drop_attrs().assign_coords(trajectory=trajectory).to_zarr(part, group="truth", mode="a", consolidated=False)
+        whole = truth.truth.drop_attrs().drop_encoding().chunk(sample=1, lead_time=-1).assign_coords(trajectory=trajectory)
+        whole.to_zarr(part, group="truth", mode="a", consolidated=False)
 
 
 def _stamp(path: Path) -> str | None:

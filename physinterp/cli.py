@@ -57,7 +57,7 @@ def benchmark(
         system=system, sampler=sampler, preset=preset, data=data, methods=rows, steps=steps, members=members,
         lead=lead, seed=seed, device=device, out=out, retrain=retrain,
     )  # fmt: skip
-    width = int(os.environ.get("COLUMNS", 0)) or (None if sys.stdout.isatty() else 160)
+    width = int(os.environ.get("COLUMNS", 0)) or (None if sys.stdout.isatty() else 150)
     try:
         run(options).show(Console(width=width))
     except KeyboardInterrupt:  # before typer makes its own message of it

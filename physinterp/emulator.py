@@ -155,7 +155,8 @@ class Emulator:
 
     def forecast(self, initial: xr.Dataset, steps: int, members: int = 1, seed: int = 0) -> xr.Dataset:
         """The rollout as one dataset, dims (sample, member, lead_time, *space); arguments as in `rollout`."""
-        return xr.concat(list(self.rollout(initial, steps, members, seed)), dim="lead_time")
+        parts = list(self.rollout(initial, steps, members, seed))
+        return xr.concat(parts, "lead_time", data_vars="all", coords="minimal", compat="override", join="exact")
 
     def _chunks(self, f: Any, rows: Tensor) -> Tensor:
         """f over micro-batches of row numbers, the last one filled up by repeating its last row."""

@@ -72,7 +72,7 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
         initial.append(part.isel(time=0, drop=True))
         after = part.isel(time=slice(1, None)).rename(time="lead_time")
         truth.append(after.assign_coords(lead_time=dt * np.arange(1, leads + 1)))
-    return Cases(xr.concat(initial, "sample"), xr.concat(truth, "sample"))
+    return Cases(*(xr.concat(parts, "sample", data_vars="all", coords="minimal", compat="override", join="exact") for parts in (initial, truth)))
 
 
 def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
@@ -138,7 +138,7 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator) -> x
         seconds, members = time.perf_counter() - begun, forecast.shape[1]
         parts.append(score(forecast, truth.lead(k, stack.names, grid.names), grid).assign(seconds=seconds))
         k += 1
-    ds = xr.concat(parts, "lead_time")
+    ds = xr.concat(parts, "lead_time", data_vars="all", join="exact")
     coords: dict[str, Any] = {"field": list(stack.names), "band": list(metrics.BANDS)}
     coords["lead_time"] = emulator.dt * np.arange(1, k + 1)
     coords["trajectory"] = ("case", truth.initial["trajectory"].values)
@@ -191,8 +191,9 @@ def rows(method: str, ds: xr.Dataset, headline: Sequence[str]) -> list[dict[str,
 
     def add(name: str, values: np.ndarray, statistic: Any) -> None:
         """Values (case, lead, field, ...) become one row per lead and field."""
-        low, high = metrics.block_bootstrap(values, statistic, ds["trajectory"].values)
-        centre = statistic(values)
+        with np.errstate(invalid="ignore"):  # lost forecasts score infinity and have no interval
+            low, high = metrics.block_bootstrap(values, statistic, ds["trajectory"].values)
+            centre = statistic(values)
         for i, lead in enumerate(ds["lead_time"].values):
             for j, field in enumerate(ds["field"].values):
                 numbers = {"value": float(centre[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}

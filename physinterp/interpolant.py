@@ -53,7 +53,7 @@ class Interpolant(ABC):
     """
 
     def __init__(self, sigma: float | Tensor = 1.0) -> None:
-        self.sigma = torch.as_tensor(sigma)
+        self.sigma = sigma if isinstance(sigma, Tensor) else torch.tensor(sigma, dtype=torch.float64)
 
     @abstractmethod
     def coefficients(self, s: Tensor) -> Coefficients:

@@ -44,7 +44,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, floor
     """
     fields = system.field_names
     figure, axes = plt.subplots(
-        2, len(fields), figsize=(3.9 * len(fields) + 1.8, 6.2), sharex=True, squeeze=False,
+        2, len(fields), figsize=(3.9 * len(fields) + 2.6, 6.2), sharex=True, squeeze=False,
         gridspec_kw={"height_ratios": [2, 1]}, layout="constrained",
     )
     style = styles(list(scores))
@@ -61,7 +61,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, floor
                 continue
             top.loglog(k, np.maximum(power, 1e-300), label=name, linewidth=1.4, **look)
             bottom.semilogx(k, power / truth, linewidth=1.4, **look)
-        top.set_ylim(truth.min() / 30, truth.max() * 5)
+        top.set_ylim(max(truth.min() / 30, truth.max() * 1e-12), truth.max() * 5)
         top.set_title(_label(system, field), fontsize=10)
         bottom.axhline(1, color="black", linewidth=1)
         bottom.set(ylim=(0, 2.5), xlabel="wavenumber [rad per unit length]")
@@ -69,7 +69,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, floor
     axes[1, 0].set_ylabel("ratio to truth")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)
     periodic = " and ".join(system.grid.axes[a].name for a in system.grid.periodic)
-    figure.suptitle(f"{system.title}: spectra along {periodic} at lead {lead:g}", fontsize=11)
+    figure.suptitle(f"{system.title}\nspectra along {periodic} at lead {lead:g}", fontsize=11)
     return figure
 
 

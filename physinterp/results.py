@@ -44,8 +44,12 @@ class Results:
         """Whether the files of this very benchmark are all there."""
         if not self.path.exists():
             return False
-        found = load_json(self.path)
-        return found.get("key") == self.key and all((self.folder / f).exists() for f in found["files"])
+        try:
+            found = load_json(self.path)
+        except ValueError:  # not ours, or damaged: it is made anew
+            return False
+        ours = isinstance(found, dict) and found.get("key") == self.key
+        return ours and all((self.folder / f).exists() for f in found["files"])
 
     def load(self) -> Results:
         """Read the results of an earlier run."""
@@ -137,7 +141,7 @@ class Results:
         for lead in shown[:2]:
             table.add_column(f"CRPS\nlead {lead:g}", justify="right")
         table.add_column(f"spread/skill\nlead {' / '.join(f'{x:g}' for x in shown)}", justify="right")
-        table.add_column(f"SRMSE high\nlead {' / '.join(f'{x:g}' for x in shown)}", justify="right")
+        table.add_column(f"SRMSE low / mid / high\nlead {shown[1 % len(shown)]:g}", justify="right")
         table.add_column("evals\n/step", justify="right")
         table.add_column("ms\n/step", justify="right")
         table.add_column("train\ns", justify="right")
@@ -148,13 +152,13 @@ class Results:
                 return _cell(value.get((name, ev.MEAN, lead, score)))
 
             plain = [_plain(value.get((name, ev.MEAN, lead, "spread_skill"))) for lead in shown]
-            high = [_plain(value.get((name, ev.MEAN, lead, "srmse_high"))) for lead in shown]
+            bands = [_plain(value.get((name, ev.MEAN, shown[1 % len(shown)], f"srmse_{b}"))) for b in ("low", "mid", "high")]
             table.add_row(
                 name,
                 *(cell(lead, "vrmse_mean") for lead in shown),
                 *(cell(lead, "crps") for lead in shown[:2]),
                 " / ".join(plain) if any(p != "-" for p in plain) else "-",
-                " / ".join(high),
+                " / ".join(bands),
                 str(record.get("evaluations", "-")),
                 f"{1e3 * record['seconds_per_step']:.1f}" if "seconds_per_step" in record else "-",
                 f"{record['seconds']:.0f}" if "seconds" in record else "-",
@@ -190,7 +194,7 @@ class Results:
 
 
 def _plain(row: dict[str, Any] | None) -> str:
-    return "-" if row is None else "lost" if row["value"] is None else f"{row['value']:.2f}"
+    return "-" if row is None else "lost" if row["value"] is None else f"{row['value']:.2g}"
 
 
 def _cell(row: dict[str, Any] | None) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from lightning_fabric import Fabric
+from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -130,6 +131,8 @@ class Trainer:
 
     def __init__(self, plan: Training, seed: int, folder: Path, device: str = "cpu") -> None:
         self.plan, self.seed, self.folder, self.decay = plan, seed, folder, 1.0
+        from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
+
         self.fabric = Fabric(accelerator=device, devices=1, precision=plan.precision)
 
     def fit(
@@ -162,7 +165,8 @@ class Trainer:
         model.to(self.fabric.device)
         rates = self.plan.learning_rates
         search: dict[str, float] = {}
-        with Progress(transient=True) as progress:
+        console = Console(stderr=True)
+        with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(label, total=1.0)
             tick = lambda p: progress.update(bar, completed=p)  # noqa: E731
             if state.exists():
@@ -198,12 +202,18 @@ class Trainer:
         for rate in self.plan.learning_rates:
             model.load_state_dict(first)
             run = _Run(model, rate)
-            self._advance(run, train, budget, SEARCH, tick, None)
-            with run.use_average():
-                losses[f"{rate:g}"] = self.validate(model, valid)
+            try:
+                self._advance(run, train, budget, SEARCH, tick, None)
+                with run.use_average():
+                    loss = self.validate(model, valid)
+            except FloatingPointError:
+                loss = math.inf
+            losses[f"{rate:g}"] = loss if math.isfinite(loss) else math.inf
             spent += run.elapsed
-            if losses[f"{rate:g}"] <= min(losses.values()):
+            if math.isfinite(loss) and loss <= min(losses.values()):
                 best = {k: v.detach().clone() for k, v in run.tensors().items()}
+        if not best:
+            raise FloatingPointError(f"the loss is not finite at any learning rate of {list(losses)}: lower them")
         run.restore(best)
         run.elapsed, run.step = spent, run.step * len(self.plan.learning_rates)
         return run, losses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from physinterp.types import Boundary, Conditioning
@@ -40,11 +41,11 @@ class FNOBackbone(nn.Module):
         super().__init__()
         from neuralop.models import FNO  # heavy: imported where it is built
 
-        self.channels = in_channels // 2
+        self.channels, self.parameters_in = in_channels // 2, parameters
         pad = [0.0 if b == "periodic" else padding for b in boundary]
         self.fno = FNO(
             n_modes=tuple(modes),
-            in_channels=self.channels,
+            in_channels=self.channels + parameters,
             out_channels=out_channels,
             hidden_channels=width,
             n_layers=layers,
@@ -55,4 +56,10 @@ class FNOBackbone(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, cond: Conditioning) -> Tensor:
         """(B, 2C, H, W) -> (B, C', H, W)."""
-        return self.fno(x[:, : self.channels])
+        x = x[:, : self.channels]
+        if self.parameters_in:
+            if cond.parameters is None:
+                raise ValueError("this network is conditioned on physical parameters and got none")
+            constant = cond.parameters.to(x.dtype)[:, :, None, None].expand(-1, -1, *x.shape[-2:])
+            x = torch.cat([x, constant], dim=1)
+        return self.fno(x)

@@ -90,7 +90,8 @@ def _coordinates(group: h5py.Group, system: System) -> tuple[dict[str, np.ndarra
     """Coordinate per axis, and the axis that each space dimension of `u` is: the one that varies along it."""
     axes = system.grid.names
     if "x" not in group:
-        return {axis.name: axis.points for axis in system.grid.axes}, axes
+        found = group["u"].shape[-len(axes) :]  # the card's grid, where the sizes are its sizes
+        return {a.name: a.points for a, n in zip(system.grid.axes, found, strict=True) if a.size == n}, axes
     points = np.asarray(group["x"], dtype=np.float64)
     if points.ndim == 1 and len(axes) == 1:
         points = points[:, None]

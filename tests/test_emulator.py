@@ -1,0 +1,186 @@
+"""The emulator: shape and units of a forecast, members that depend on nothing but themselves, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from toy import KOLMOGOROV, RBC, dataset, emulator
+
+from physinterp.baselines.reference import Climatology, Persistence
+from physinterp.emulator import Noise
+from physinterp.errors import InputError
+
+
+def values(ds: xr.Dataset) -> np.ndarray:
+    return ds.to_dataarray().values
+
+
+def test_a_forecast_is_a_dataset_in_physical_units():
+    initial = dataset(RBC)
+    ds = emulator().forecast(initial, steps=3, members=2)
+    assert dict(ds.sizes) == {"sample": 3, "member": 2, "lead_time": 3, "x": 16, "y": 8}
+    assert list(ds.data_vars) == list(RBC.field_names)
+    assert ds.buoyancy.dims == ("sample", "member", "lead_time", "x", "y")
+    assert ds.lead_time.values.tolist() == [0.5, 1.0, 1.5] and ds.lead_time.attrs["units"] == RBC.time_unit
+    assert ds.member.values.tolist() == [0, 1]
+    np.testing.assert_array_equal(ds.y, RBC.grid.axes[1].points)
+    assert ds.Rayleigh.values.tolist() == [1e6] * 3 and ds.trajectory.values.tolist() == ["a/0", "a/1", "a/2"]
+    for field in RBC.fields:
+        assert ds[field.name].attrs == {"units": field.units, "long_name": field.long_name}
+        assert ds[field.name].dtype == np.float32
+    assert np.isfinite(values(ds)).all()
+
+
+def test_one_state_without_a_sample_axis():
+    initial = dataset(KOLMOGOROV, samples=1)
+    one = emulator("deterministic", KOLMOGOROV).forecast(initial.isel(sample=0, drop=True), steps=2)
+    assert one.sizes["sample"] == 1
+    np.testing.assert_array_equal(values(one), values(emulator("deterministic", KOLMOGOROV).forecast(initial, steps=2)))
+
+
+def test_a_rollout_yields_the_leads_of_the_forecast():
+    whole = emulator().forecast(dataset(RBC), steps=3, members=2, seed=4)
+    for k, ds in enumerate(emulator().rollout(dataset(RBC), steps=3, members=2, seed=4)):
+        assert ds.sizes["lead_time"] == 1
+        np.testing.assert_array_equal(values(ds)[:, :, :, 0], values(whole)[:, :, :, k])
+
+
+# a member depends on weights, initial state, seed and member number alone -------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["si-em", "ddpm", "edm"])
+@pytest.mark.parametrize("codec", ["identity", "dcae"])
+def test_a_member_is_the_same_in_every_company(name, codec):
+    """Bytes of a member: in ensembles of any size, its case alone or among others, at any place of the batch."""
+    initial = dataset(RBC, samples=5)
+    model = emulator(name, codec=codec)
+    whole = model.forecast(initial, steps=2, members=3)
+    fewer = model.forecast(initial, steps=2, members=1)
+    np.testing.assert_array_equal(values(whole.isel(member=[0])), values(fewer))
+    for case in (0, 3, 4):
+        alone = model.forecast(initial.isel(sample=[case]), steps=2, members=3)
+        np.testing.assert_array_equal(values(whole.isel(sample=[case])), values(alone))
+    turned = model.forecast(initial.isel(sample=[4, 2, 0]), steps=2, members=2)
+    np.testing.assert_array_equal(values(whole.isel(sample=[4, 2, 0], member=[0, 1])), values(turned))
+    assert float(np.abs(values(whole.isel(member=1)) - values(whole.isel(member=2))).max()) > 0.01
+
+
+def test_the_network_sees_batches_of_one_size():
+    sizes = []
+
+    class Watched(Persistence):
+        def forward(self, z, cond, *, noise):
+            sizes.append((len(z), len(cond.parameters), len(noise(0))))
+            return z
+
+    emulator(stepper=Watched(), micro_batch=4).forecast(dataset(RBC, samples=3), steps=2, members=3)
+    assert sizes == [(4, 4, 4)] * 6  # nine rows: 4 + 4 + 1 and three repeated ones
+
+
+def test_parameters_belong_to_their_case():
+    initial = dataset(RBC, samples=3).assign_coords(Rayleigh=("sample", [1e5, 1e6, 1e7]))
+    seen = []
+
+    class Watched(Persistence):
+        def forward(self, z, cond, *, noise):
+            seen.append(cond.parameters[:, 0].clone())
+            return z
+
+    emulator(stepper=Watched(), micro_batch=6).forecast(initial, steps=1, members=2)
+    expected = torch.from_numpy(RBC.conditioning(initial))[:, 0].repeat_interleave(2)
+    assert torch.equal(seen[0], expected) and len(set(expected.tolist())) == 3
+
+
+def test_seeds():
+    for name, changes in (("si-em", True), ("edm", True), ("si-e", False), ("deterministic", False)):
+        forecast = lambda seed, name=name: values(emulator(name).forecast(dataset(RBC), 2, members=2, seed=seed))  # noqa: E731
+        first = forecast(0)
+        np.testing.assert_array_equal(first, forecast(0))
+        assert changes != np.array_equal(first, forecast(1)), name
+        assert changes != np.array_equal(first[:, :, 0], first[:, :, 1]), name
+
+
+def test_noise_of_a_member_and_a_step():
+    def draw(seed: int = 0, step: int = 0, member: int = 0, k: int = 0) -> torch.Tensor:
+        return Noise(seed, step, (2, 64, 64)).draw(member, k)
+
+    draws = [draw(), draw(seed=1), draw(step=1), draw(member=1), draw(k=1), draw(seed=-1)]
+    for i, a in enumerate(draws):
+        for b in draws[:i]:
+            assert abs(float((a * b).mean())) < 0.05
+        assert float(a.mean()) == pytest.approx(0, abs=0.05) and float(a.std()) == pytest.approx(1, abs=0.05)
+    noise = Noise(0, 0, (2, 64, 64))
+    later = noise.draw(0, 3)  # the order of asking does not matter
+    assert torch.equal(noise.draw(0, 0), draw()) and torch.equal(later, draw(k=3))
+    batch = noise.of(torch.tensor([1, 0, 1]), torch.device("cpu"))(1)
+    assert torch.equal(batch, torch.stack([draw(member=m, k=1) for m in (1, 0, 1)]))
+
+
+# what is known exactly ---------------------------------------------------------------------------------------------
+
+
+def test_persistence_is_exact():
+    initial = dataset(RBC)
+    ds = emulator(stepper=Persistence()).forecast(initial, steps=3, members=2)
+    for name in RBC.field_names:
+        expected = np.broadcast_to(initial[name].values[:, None, None], ds[name].shape)
+        np.testing.assert_allclose(ds[name], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_climatology_forgets_the_state():
+    mean = torch.randn(4, 16, 8)
+    ds = emulator(stepper=Climatology(mean)).forecast(dataset(RBC), steps=2)
+    assert np.ptp(values(ds), axis=(1, 2, 3)).max() == 0
+    np.testing.assert_allclose(ds.pressure[0, 0, 0], 2.0 * mean[1] + 0.5, rtol=1e-5, atol=1e-6)
+
+
+def test_reconstruct_is_decode_of_encode():
+    model = emulator(codec="dcae")
+    x, parameters = model.stack.pack(dataset(RBC, samples=5)), torch.from_numpy(RBC.conditioning(dataset(RBC, samples=5)))
+    alone = torch.cat([model.reconstruct(x[i : i + 1], parameters[i : i + 1]) for i in range(5)])
+    assert torch.equal(model.reconstruct(x, parameters), alone)
+    assert torch.equal(emulator().reconstruct(x, parameters), x)
+
+
+def test_a_latent_rollout_decodes_for_output_alone():
+    """The state of step 2 is that of step 1, not its decoded and encoded picture."""
+    model = emulator("deterministic", codec="dcae")
+    initial = dataset(RBC, samples=1)
+    two = model.forecast(initial, steps=2)
+    again = two.isel(member=0, lead_time=0, drop=True)
+    restarted = model.forecast(again, steps=1)
+    assert float(np.abs(values(restarted)[:, :, :, 0] - values(two)[:, :, :, 1]).max()) > 1e-4
+
+
+# bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ds: ds.drop_vars("pressure"), r"missing fields \['pressure'\]"),
+        (lambda ds: ds.isel(x=slice(0, 8)), r"'x': expected 16 points, found 8"),
+        (lambda ds: ds.assign_coords(y=np.linspace(0, 1, 8)), r"'y' \(chebyshev, wall\) differs at index 2"),
+        (lambda ds: ds.rename(x="lon"), r"'x' is missing: expected dimensions .*, found"),
+        (lambda ds: ds.drop_vars("Prandtl"), "parameter 'Prandtl' is no coordinate"),
+        (
+            lambda ds: ds.where(ds.x > 0.1),
+            "field 'buoyancy' has .* values that are not finite in sample 0, first at x index 0",
+        ),
+        (lambda ds: ds.expand_dims(time=2), r"has a time axis; choose one time, as in ds.isel\(time=0\)"),
+    ],
+)
+def test_states_that_do_not_fit(change, message):
+    with pytest.raises(InputError, match=message):
+        emulator().forecast(change(dataset(RBC)), steps=1)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"steps": 0}, "steps of at least 1, found 0"),
+    ({"steps": 2, "members": 0}, "members of at least 1, found 0"),
+])  # fmt: skip
+def test_numbers_below_one(options, message):
+    with pytest.raises(InputError, match=message):
+        emulator().forecast(dataset(RBC), **options)

@@ -1,0 +1,224 @@
+"""Scores of forecasts: perfect, brute force, lost members, cases, rows and their intervals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from toy import KOLMOGOROV, RBC, dataset, emulator
+
+from physinterp import evaluate as ev
+from physinterp import metrics
+from physinterp.baselines.reference import Persistence
+from physinterp.errors import InputError
+
+HEADLINE = ("buoyancy", "velocity_x", "velocity_y")
+LEADS, STRIDE = 3, 2
+
+
+@pytest.fixture(scope="module")
+def truth() -> ev.Cases:
+    return ev.cases(dataset(RBC, samples=4, frames=11), STRIDE, LEADS, starts=2, dt=0.5)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return emulator(stepper=Persistence())
+
+
+def fields(truth: ev.Cases, k: int) -> torch.Tensor:
+    return truth.lead(k, RBC.field_names, RBC.grid.names)
+
+
+def ensemble(truth: ev.Cases, members: int, spread: float = 1.0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda k: torch.randn(8, members, 4, 16, 8, generator=generator)  # noqa: E731
+    return [fields(truth, k).unsqueeze(1) + spread * draw(k) for k in range(LEADS)]
+
+
+# cases -------------------------------------------------------------------------------------------------------------
+
+
+def test_cases_start_evenly_and_are_followed_by_their_truth():
+    ds = dataset(RBC, samples=2, frames=11)
+    found = ev.cases(ds, stride=2, leads=3, starts=3, dt=0.5)
+    assert found.initial.sizes["sample"] == 6 and found.truth.sizes["lead_time"] == 3
+    assert found.truth.lead_time.values.tolist() == [0.5, 1.0, 1.5]
+    assert found.initial.trajectory.values.tolist() == ["a/0", "a/1"] * 3
+    for i, start in enumerate((0, 2, 4)):  # the last one ends on the last frame: 4 + 3 * 2 = 10
+        for n in range(2):
+            row = 2 * i + n
+            np.testing.assert_array_equal(found.initial.pressure[row], ds.pressure[n, start])
+            np.testing.assert_array_equal(found.truth.pressure[row], ds.pressure[n, start + 2 : start + 7 : 2])
+    assert "time" not in found.initial.coords and found.initial.Rayleigh.dims == ("sample",)
+    tensor = found.lead(1, RBC.field_names, RBC.grid.names)
+    assert tensor.shape == (6, 4, 16, 8) and tensor.dtype == torch.float32
+    np.testing.assert_array_equal(tensor[0, 1], ds.pressure[0, 4])
+
+
+@pytest.mark.parametrize(("frames", "starts", "expected"), [(7, 1, 1), (7, 5, 1), (8, 5, 2), (11, 1, 1), (11, 2, 2)])
+def test_no_start_comes_twice(frames, starts, expected):
+    found = ev.cases(dataset(RBC, samples=1, frames=frames), 2, 3, starts, 0.5)
+    assert found.initial.sizes["sample"] == expected
+
+
+def test_too_few_frames():
+    with pytest.raises(InputError, match="6 frames are too few for 3 leads of 2 frames: ask for a lead of at most 2"):
+        ev.cases(dataset(RBC, frames=6), 2, 3, 1, 0.5)
+
+
+def test_values_that_are_not_finite_are_found_in_the_truth(truth):
+    truth.check(RBC.field_names)
+    ds = dataset(RBC, samples=2, frames=11)
+    ds.velocity_x.values[1, 5, 3, 2] = np.nan
+    with pytest.raises(InputError, match="'velocity_x' has 1 values that are not finite in sample 1, first at"):
+        ev.cases(ds, 1, 10, 1, 0.25).check(RBC.field_names)
+
+
+# scores ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_perfect_forecast_scores_nothing(truth, model, members):
+    perfect = (fields(truth, k).unsqueeze(1).expand(-1, members, -1, -1, -1) for k in range(LEADS))
+    ds = ev.evaluate(perfect, truth, model)
+    for name in (*ev.DIMENSIONLESS, "crps", "mae", "mse_of_mean", *(("variance",) if members > 1 else ())):
+        assert float(np.abs(ds[name]).max()) < 1e-6, name
+    np.testing.assert_allclose(ds.spectrum, ds.spectrum_truth, rtol=1e-6)
+    assert ("variance" in ds) == (members > 1)
+
+
+def test_dimensions(truth, model):
+    ds = ev.evaluate(ensemble(truth, 3), truth, model)
+    assert ds.crps.dims == ("lead_time", "case", "field") and ds.srmse.dims == ("lead_time", "case", "field", "band")
+    assert dict(ds.sizes) | {"k": 0} == {"lead_time": 3, "case": 8, "field": 4, "band": 4, "k": 0}
+    assert ds.field.values.tolist() == list(RBC.field_names) and ds.lead_time.values.tolist() == [0.5, 1.0, 1.5]
+    assert ds.seconds.dims == ("lead_time",) and ds.attrs["members"] == 3
+    assert ds.trajectory.values.tolist() == truth.initial.trajectory.values.tolist()
+
+
+def test_persistence_by_brute_force(truth, model):
+    ds = ev.evaluate(ev.physical(model, truth, LEADS, 1, 0), truth, model)
+    weights = RBC.grid.weights
+    for k in range(LEADS):
+        for name in RBC.field_names:
+            for case in range(8):
+                u = truth.initial[name][case].values.astype(float)
+                v = truth.truth[name][case].isel(lead_time=k).values.astype(float)
+                mean, n = (weights * v).mean(), v.size
+                variance = (weights * (v - mean) ** 2).mean() * n / (n - 1)
+                at = {"lead_time": k, "case": case}
+                found = ds.sel(field=name).isel(at)
+                error = (weights * (u - v) ** 2).mean()
+                assert float(found.vrmse_mean) == pytest.approx(math.sqrt(error / variance), rel=1e-4)
+                assert float(found.vrmse_member) == float(found.vrmse_mean)
+                plain = math.sqrt(((u - v) ** 2).mean() / v.var(ddof=1))
+                assert float(found.vrmse_unweighted) == pytest.approx(plain, rel=1e-4)
+                assert float(found.mae) == pytest.approx((weights * np.abs(u - v)).mean(), rel=1e-4)
+                assert float(found.crps) == float(found.mae)
+                assert float(found.mse_of_mean) == pytest.approx(error, rel=1e-4)
+
+
+def test_scores_are_those_of_metrics(truth, model):
+    forecasts = ensemble(truth, 3)
+    ds = ev.evaluate(forecasts, truth, model)
+    weights = torch.from_numpy(RBC.grid.weights)
+    for k in range(LEADS):
+        x, y = forecasts[k].transpose(0, 1), fields(truth, k)
+        at = ds.isel(lead_time=k)
+        np.testing.assert_allclose(at.crps, metrics.crps(x, y, weights))
+        np.testing.assert_allclose(at.vrmse_mean, metrics.vrmse(x.mean(0), y, weights))
+        members = torch.stack([metrics.vrmse(m, y, weights) for m in x]).mean(0)
+        np.testing.assert_allclose(at.vrmse_member, members)
+        np.testing.assert_allclose(at.variance, metrics.ensemble_variance(x, y, weights))
+
+
+def test_a_lost_member_scores_infinity_at_that_lead(truth, model):
+    forecasts = ensemble(truth, 2)
+    forecasts[1][3, 1, 2, 0, 0] = torch.nan
+    ds = ev.evaluate(forecasts, truth, model)
+    for name in ("crps", "vrmse_mean", "vrmse_member", "mae", "srmse", "variance"):
+        lost = np.isinf(ds[name].values).reshape(3, 8, 4, -1).all(-1)
+        assert lost[1, 3, 2] and lost.sum() == 1, name
+        assert np.isfinite(ds[name].values).reshape(3, 8, 4, -1).all(-1).sum() == lost.size - 1, name
+    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in ev.rows("x", ds, HEADLINE)}
+    assert value["velocity_x", 1.0, "crps"] == math.inf == value["mean", 1.0, "crps"]
+    assert math.isfinite(value["velocity_x", 0.5, "crps"]) and math.isfinite(value["buoyancy", 1.0, "crps"])
+
+
+# rows --------------------------------------------------------------------------------------------------------------
+
+
+def test_rows(truth, model):
+    ds = ev.evaluate(ensemble(truth, 3), truth, model)
+    table = ev.rows("si-em", ds, HEADLINE)
+    assert all(r.keys() == {"method", "field", "lead", "score", "value", "low", "high", "count"} for r in table)
+    bands = [f"{n}_{b}" for n in ("srmse", "log_spectral_distance") for b in metrics.BANDS]
+    scores = {"vrmse_member", "vrmse_mean", "vrmse_unweighted", "crps", "mae", "spread_skill", *bands}
+    keys = [(r["field"], r["lead"], r["score"]) for r in table]
+    assert set(keys) == {(f, k, s) for f in (*RBC.field_names, "mean") for k in (0.5, 1.0, 1.5) for s in scores}
+    assert len(set(keys)) == len(keys)
+    assert all(r["low"] <= r["value"] <= r["high"] for r in table if r["score"] == "crps")
+    assert {r["method"] for r in table} == {"si-em"} and {r["count"] for r in table} == {8}
+    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in table}
+    assert value["pressure", 0.5, "crps"] == pytest.approx(float(ds.crps.sel(lead_time=0.5, field="pressure").mean()))
+
+
+def test_the_mean_over_fields_is_without_units(truth, model):
+    ds = ev.evaluate(ensemble(truth, 3), truth, model)
+    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in ev.rows("x", ds, HEADLINE)}
+    std = dict(zip(RBC.field_names, model.stack.statistics.std, strict=True))
+    crps = np.mean([value[f, 1.0, "crps"] / std[f] for f in HEADLINE])
+    assert value["mean", 1.0, "crps"] == pytest.approx(crps)
+    vrmse = np.mean([value[f, 1.0, "vrmse_mean"] for f in HEADLINE])
+    assert value["mean", 1.0, "vrmse_mean"] == pytest.approx(vrmse)
+
+
+def test_spread_skill_row_is_that_of_metrics(truth, model):
+    forecasts = ensemble(truth, 4, spread=0.7)
+    table = ev.rows("x", ev.evaluate(forecasts, truth, model), HEADLINE)
+    value = {(r["field"], r["lead"]): r["value"] for r in table if r["score"] == "spread_skill"}
+    weights = torch.from_numpy(RBC.grid.weights)
+    for k in range(LEADS):
+        expected = metrics.spread_skill(forecasts[k].transpose(0, 1), fields(truth, k), weights)
+        for j, name in enumerate(RBC.field_names):
+            assert value[name, 0.5 * (k + 1)] == pytest.approx(float(expected[j]), rel=1e-5)
+    single = ev.rows("x", ev.evaluate(ensemble(truth, 1), truth, model), HEADLINE)
+    assert "spread_skill" not in {r["score"] for r in single}
+
+
+def test_one_trajectory_has_no_interval(model):
+    one = ev.cases(dataset(RBC, samples=1, frames=11), 2, 2, 3, 0.5)
+    table = ev.rows("x", ev.evaluate(ev.physical(model, one, 2, 1, 0), one, model), HEADLINE)
+    assert all(math.isnan(r["low"]) and math.isnan(r["high"]) and r["count"] == 3 for r in table)
+
+
+def test_ratio():
+    rng = np.random.default_rng(0)
+    b = xr.DataArray(1 + rng.random(12), dims="case", coords={"trajectory": ("case", np.repeat(list("abcdef"), 2))})
+    found = ev.ratio(0.8 * b, b)
+    assert list(found.values()) == pytest.approx([0.8] * 3)  # paired: what they share cancels
+    noisy = ev.ratio(0.8 * b + 0.1 * rng.random(12), b)
+    assert noisy["low"] < noisy["value"] < noisy["high"]
+    assert noisy["value"] == pytest.approx(float((0.8 * b + 0).mean() / b.mean()), abs=0.1)
+
+
+# truth through the codec -------------------------------------------------------------------------------------------
+
+
+def test_the_floor_of_the_identity_is_zero(truth, model):
+    ds = ev.evaluate(ev.floor(model, truth, LEADS), truth, model)
+    assert float(ds.vrmse_mean.max()) < 1e-6
+    lossy = emulator("deterministic", codec="dcae")
+    assert float(ev.evaluate(ev.floor(lossy, truth, LEADS), truth, lossy).vrmse_mean.min()) > 0.05
+
+
+def test_spectra_are_along_periodic_axes():
+    assert ev.spectrum(torch.randn(2, 1, 16, 16), KOLMOGOROV.grid).k[1] == pytest.approx(1.0)
+    x = torch.arange(16) * 4.0 / 16
+    wave = torch.sin(2 * math.pi * 3 * x / 4)[:, None].expand(16, 8)
+    found = ev.spectrum(wave.expand(1, 1, 16, 8), RBC.grid)
+    assert float(found.k[found.power[0, 0].argmax()]) == pytest.approx(2 * math.pi * 3 / 4)
