@@ -106,9 +106,7 @@ class Autoencoder(nn.Module):
         return tuple(n // self.downsampling for n in shape)
 
     @torch.no_grad()
-    def fit_standardisation(
-        self, batches: Iterable[tuple[Tensor, Conditioning]], floor: float = 1e-3
-    ) -> None:
+    def fit_standardisation(self, batches: Iterable[tuple[Tensor, Conditioning]], floor: float = 1e-3) -> None:
         """Sets the mean and standard deviation of each latent channel, accumulated in float64.
 
         Arguments:

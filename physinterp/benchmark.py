@@ -181,7 +181,10 @@ class Job:
             if float(values.min()) < float(trained.min()) * 0.999 or float(values.max()) > float(trained.max()) * 1.001:
                 LOGGER.warning(
                     "%s = %s lies outside the training data (%g to %g): expect errors beyond the table's",
-                    p.name, sorted(set(values.values.tolist())), trained.min(), trained.max(),
+                    p.name,
+                    sorted(set(values.values.tolist())),
+                    trained.min(),
+                    trained.max(),
                 )
 
     # rows ----------------------------------------------------------------------------------------------------------

@@ -23,19 +23,25 @@ def benchmark(
     system: Annotated[str, typer.Option(help="System: a card, such as rbc or kolmogorov.")],
     sampler: Annotated[
         str | None,
-        typer.Option(help="Row with a sampler, such as si-em or si-e, for forecast.zarr and the field panels; "
-                          "added to the table if it is not there. Default: si-em."),
+        typer.Option(
+            help="Row with a sampler, such as si-em or si-e, for forecast.zarr and the field panels; "
+            "added to the table if it is not there. Default: si-em."
+        ),
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Size: tiny, quick or paper. Default: the benchmark's (quick).")] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Evaluate on these files (The Well's HDF5 folder or APEBench's h5), never train on them: the "
-                          "test split, else valid. Default: data of the embedded solver."),
+        typer.Option(
+            help="Evaluate on these files (The Well's HDF5 folder or APEBench's h5), never train on them: the "
+            "test split, else valid. Default: data of the embedded solver."
+        ),
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Rows of the table, separated by commas; another codec and backbone as in "
-                          "si-em/dcae-dit. Default: all of the preset."),
+        typer.Option(
+            help="Rows of the table, separated by commas; another codec and backbone as in "
+            "si-em/dcae-dit. Default: all of the preset."
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the chosen sampler. Default: the preset's.")] = None,
     members: Annotated[int | None, typer.Option(help="Ensemble size. Default: the preset's (8).")] = None,
@@ -86,5 +92,7 @@ def _interrupted() -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True).print(f"error: {message}" if code == ERROR else message, markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(
+        f"error: {message}" if code == ERROR else message, markup=False, highlight=False
+    )
     sys.exit(code)

@@ -86,9 +86,7 @@ class Emulator:
         self.micro_batch, self.device = micro_batch, torch.device(device)
 
     @torch.inference_mode()
-    def states(
-        self, x: Tensor, parameters: Tensor, steps: int, members: int = 1, seed: int = 0
-    ) -> Iterator[Tensor]:
+    def states(self, x: Tensor, parameters: Tensor, steps: int, members: int = 1, seed: int = 0) -> Iterator[Tensor]:
         """Roll out normalised fields; one tensor (N, M, C, *S) per step, decoded, on the CPU.
 
         The state stays in the codec's space; memory does not grow with the number of steps.

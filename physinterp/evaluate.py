@@ -72,7 +72,12 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
         initial.append(part.isel(time=0, drop=True))
         after = part.isel(time=slice(1, None)).rename(time="lead_time")
         truth.append(after.assign_coords(lead_time=dt * np.arange(1, leads + 1)))
-    return Cases(*(xr.concat(parts, "sample", data_vars="all", coords="minimal", compat="override", join="exact") for parts in (initial, truth)))
+    return Cases(
+        *(
+            xr.concat(parts, "sample", data_vars="all", coords="minimal", compat="override", join="exact")
+            for parts in (initial, truth)
+        )
+    )
 
 
 def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:

@@ -38,6 +38,8 @@ class Axis:
         boundary: `periodic`, `wall`, or `pole` (latitude of a sphere).
         nodes: `uniform` or `chebyshev`.
         units: of the coordinate; empty where it is dimensionless.
+        fixed: whether the equations vary along the axis though it is periodic, as with a steady forcing; networks are
+            then told the place.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Axis:
     boundary: Boundary
     nodes: Literal["uniform", "chebyshev"] = "uniform"
     units: str = ""
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.length <= 0:
@@ -116,6 +119,11 @@ class Grid:
     def boundary(self) -> tuple[Boundary, ...]:
         """Boundary per axis."""
         return tuple(axis.boundary for axis in self.axes)
+
+    @property
+    def fixed(self) -> tuple[bool, ...]:
+        """Whether the place matters on an axis though it is periodic, per axis."""
+        return tuple(axis.fixed for axis in self.axes)
 
     @property
     def periodic(self) -> tuple[int, ...]:

@@ -132,11 +132,9 @@ def make_model(
     key = name.backbone if name.codec == "identity" else f"{name.codec}-{name.backbone}"
     arguments = dict(_arguments(preset, key if key in networks else name.backbone))
     boundary: Sequence[Boundary] = system.grid.boundary
-    if name.backbone != "fno":
-        arguments["clean_channels"] = channels
-    backbone = BACKBONES[name.backbone](
-        2 * channels, channels, boundary, parameters=len(system.parameters), **arguments
-    )
+    if name.backbone != "fno":  # the library's FNO is always told the place
+        arguments.update(clean_channels=channels, fixed=system.grid.fixed)
+    backbone = BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
     if name.objective == "interpolant":
         if sigma is None:
             raise ValueError("an interpolant needs sigma")

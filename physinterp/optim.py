@@ -8,7 +8,14 @@ import torch
 from torch import Tensor, nn
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic iteration, from the reference of Muon
-EDGES = {"stem", "head", "embed", "film", "modulation"}  # layers that read or write other things than hidden features
+EDGES = {
+    "stem",
+    "position",
+    "head",
+    "embed",
+    "film",
+    "modulation",
+}  # layers that read or write other things than hidden features
 ADAM_RATIO = 0.1  # learning rate of AdamW over that of Muon
 
 
@@ -45,20 +52,30 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values moved to about 1 (0.7 to 1.2), by five Newton-Schulz iterations."""
+    r"""The matrix with its singular values moved to about 1 (0.7 to 1.2), by five Newton-Schulz iterations.
+
+        X <- p(X X^T) X,   p(G) = a + b G + c G^2
+
+    All iterates are polynomials of the first Gram matrix times X, so only that small matrix is iterated.
+    """
     a, b, c = NEWTON_SCHULZ
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
+    gram = x @ x.T
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = eye
     for _ in range(5):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        p = a * eye + b * gram + c * gram @ gram
+        product, gram = p @ product, p @ gram @ p
+    x = product @ x
     return x.T if tall else x
 
 
 def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """The optimisers of a model, each with its learning rate for a rate `lr` of Muon."""
-    hidden, other = [], []
+    hidden: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         matrix = p.ndim in (2, 4) and not p.is_complex() and not EDGES & set(name.split("."))
         (hidden if matrix else other).append(p)

@@ -44,8 +44,13 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, floor
     """
     fields = system.field_names
     figure, axes = plt.subplots(
-        2, len(fields), figsize=(3.9 * len(fields) + 2.6, 6.2), sharex=True, squeeze=False,
-        gridspec_kw={"height_ratios": [2, 1]}, layout="constrained",
+        2,
+        len(fields),
+        figsize=(3.9 * len(fields) + 2.6, 6.2),
+        sharex=True,
+        squeeze=False,
+        gridspec_kw={"height_ratios": [2, 1]},
+        layout="constrained",
     )
     style = styles(list(scores))
     for column, field in enumerate(fields):
@@ -84,9 +89,7 @@ def error_growth(table: Sequence[Mapping], system: System, score: str, methods: 
         title: of the figure.
     """
     fields = list(dict.fromkeys(r["field"] for r in table if r["score"] == score))
-    figure, axes = plt.subplots(
-        1, len(fields), figsize=(3.3 * len(fields) + 1.8, 3.7), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(fields), figsize=(3.3 * len(fields) + 1.8, 3.7), squeeze=False, layout="constrained")
     style = styles(methods)
     for ax, field in zip(axes[0], fields, strict=True):
         for name in methods:
@@ -120,8 +123,13 @@ def panels(forecast: xr.Dataset, truth: xr.Dataset, system: System, field: str, 
     wide = first.length / second.length
     width = 2.9 * min(max(wide, 1.0), 1.6)
     figure, axes = plt.subplots(
-        3, len(leads), figsize=(width * len(leads) + 1.2, 3 * width / wide + 1.6), squeeze=False, layout="constrained",
-        sharex=True, sharey=True,
+        3,
+        len(leads),
+        figsize=(width * len(leads) + 1.2, 3 * width / wide + 1.6),
+        squeeze=False,
+        layout="constrained",
+        sharex=True,
+        sharey=True,
     )
     a, b = truth[field].isel(lead_time=leads), forecast[field].isel(lead_time=leads)
     signed = float(a.min()) < 0

@@ -98,7 +98,9 @@ class Results:
                     continue
                 for lead in ds["lead_time"].values:
                     a, b = (d["crps"].sel(lead_time=lead, field=ev.MEAN) for d in (ds, full[other]))
-                    found.append({"method": name, "over": other, "score": "crps", "lead": round(float(lead), 9)} | ev.ratio(a, b))
+                    found.append(
+                        {"method": name, "over": other, "score": "crps", "lead": round(float(lead), 9)} | ev.ratio(a, b)
+                    )
         return found
 
     def _plots(self, focus: str) -> list[str]:
@@ -169,7 +171,9 @@ class Results:
         """What the table needs said in words: the floors, and what the intervals leave open."""
         d, lines = self.document, []
         first = min(r["lead"] for r in d["rows"])
-        value = {(r["method"], r["field"]): r["value"] for r in d["rows"] if r["lead"] == first and r["score"] == "vrmse_mean"}
+        value = {
+            (r["method"], r["field"]): r["value"] for r in d["rows"] if r["lead"] == first and r["score"] == "vrmse_mean"
+        }
         for codec in dict.fromkeys(m for m, _ in value if m.startswith("codec/")):
             parts = []
             for (method, field), loss in value.items():
@@ -210,7 +214,11 @@ def _cell(row: dict[str, Any] | None) -> str:
 def hardware(device: str) -> dict[str, Any]:
     """Processor, cores, threads and accelerator."""
     cpu = Path("/proc/cpuinfo")
-    model = next((x.split(":")[1].strip() for x in cpu.read_text().splitlines() if x.startswith("model name")), "") if cpu.exists() else ""
+    model = (
+        next((x.split(":")[1].strip() for x in cpu.read_text().splitlines() if x.startswith("model name")), "")
+        if cpu.exists()
+        else ""
+    )
     return {
         "processor": model or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

@@ -152,7 +152,9 @@ class Runs:
                 data = self.pairs("train", "identity"), self.pairs("valid", "identity")
                 record = self._trainer(folder).fit(Reconstruction(codec), *data, self.preset.training.codec, key, decay=0.7)
                 x, p = self.packed("train")
-                batches = ((c.to(self.device), _repeat(p[n], len(c), self.device)) for n in range(len(x)) for c in x[n].split(64))
+                batches = (
+                    (c.to(self.device), _repeat(p[n], len(c), self.device)) for n in range(len(x)) for c in x[n].split(64)
+                )
                 codec.fit_standardisation(batches)
                 return record
 

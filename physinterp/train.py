@@ -218,9 +218,7 @@ class Trainer:
         run.elapsed, run.step = spent, run.step * len(self.plan.learning_rates)
         return run, losses
 
-    def _advance(
-        self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None
-    ) -> None:
+    def _advance(self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None) -> None:
         """Optimise until the share `until` of the budget is used."""
         model, *updates = self.fabric.setup(run.model, *run.optimizers)
         model.mark_forward_method("loss")
@@ -238,9 +236,7 @@ class Trainer:
                 run.step += 1
                 decay = min(plan.average, (1 + run.step) / (10 + run.step))
                 parameters = dict(run.model.named_parameters())
-                torch._foreach_lerp_(
-                    list(run.average.values()), [parameters[k].detach() for k in run.average], 1 - decay
-                )
+                torch._foreach_lerp_(list(run.average.values()), [parameters[k].detach() for k in run.average], 1 - decay)
                 run.elapsed = time.perf_counter() - begun
                 if run.step % 10 == 1:
                     row = {"step": run.step, "seconds": round(run.elapsed, 2), "used": round(p, 4)}

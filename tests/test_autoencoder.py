@@ -131,9 +131,7 @@ def test_identity_codec() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("boundary", [PERIODIC, WALL])
-def test_translation_along_periodic_axes(
-    boundary: tuple[Boundary, Boundary], dtype: torch.dtype, tolerance: float
-) -> None:
+def test_translation_along_periodic_axes(boundary: tuple[Boundary, Boundary], dtype: torch.dtype, tolerance: float) -> None:
     codec = shake(make(boundary)).to(dtype)
     x = torch.randn(2, 2, 16, 24, dtype=dtype)
     cells, tokens = ((4, 8), (1, 2)) if boundary == PERIODIC else ((4, 0), (1, 0))

@@ -80,9 +80,7 @@ def test_vrmse_of_the_spatial_mean():
 def test_vrmse_of_the_weighted_mean():
     v, (_, w) = normal(5, 2, 8, 16), chebyshev(16)
     mean = (v * w).mean((-2, -1), keepdim=True).expand_as(v)
-    torch.testing.assert_close(
-        vrmse(mean, v, w), torch.full((5, 2), math.sqrt(127 / 128), dtype=torch.float64)
-    )
+    torch.testing.assert_close(vrmse(mean, v, w), torch.full((5, 2), math.sqrt(127 / 128), dtype=torch.float64))
 
 
 def test_weighted_brute_force():
@@ -178,9 +176,7 @@ def test_vrmse_pooled():
     assert pooled.shape == ()
     expected = math.sqrt(np.mean((u - v).numpy() ** 2) / (np.var(v.numpy(), ddof=1) + 1e-6))
     assert float(pooled) == pytest.approx(expected, rel=1e-12)
-    assert float(pooled) < 0.6 * float(
-        vrmse(u, v).mean()
-    )  # the variance between fields is in the denominator
+    assert float(pooled) < 0.6 * float(vrmse(u, v).mean())  # the variance between fields is in the denominator
     with pytest.raises(ValueError, match="unweighted"):
         vrmse_pooled(u, v, torch.ones(16))
 
@@ -225,9 +221,7 @@ def test_scale_and_offset(seed, factor, sign, offset, weighted):
     w = chebyshev(8)[1] if weighted else None
     a = sign * factor
     for score in (vrmse, pearson):  # invariant under one affine map of both
-        torch.testing.assert_close(
-            score(a * (u + offset), a * (v + offset), w), score(u, v, w), rtol=1e-9, atol=1e-9
-        )
+        torch.testing.assert_close(score(a * (u + offset), a * (v + offset), w), score(u, v, w), rtol=1e-9, atol=1e-9)
     for score in (rmse, mae):  # homogeneous
         torch.testing.assert_close(score(a * u, a * v, w), factor * score(u, v, w), rtol=1e-10, atol=0)
     torch.testing.assert_close(bias(u + offset, v, w), bias(u, v, w) + offset)

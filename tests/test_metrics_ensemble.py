@@ -53,9 +53,7 @@ def test_reduces_members_and_space(score, leading):
     assert whole.shape == (*leading, 2)
     assert whole.dtype == torch.float64
     for index in np.ndindex(*leading):
-        torch.testing.assert_close(
-            whole[index], score(x[(slice(None), *index)], y[index]), rtol=1e-13, atol=0
-        )
+        torch.testing.assert_close(whole[index], score(x[(slice(None), *index)], y[index]), rtol=1e-13, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["fair", "standard"])
@@ -79,9 +77,7 @@ def test_crps_agrees_with_scoringrules(kind, estimator):
     if estimator == "pwm":  # this estimator is the fair one of the two in scoringrules
         kind = "fair"
     x, y = normal(9, 2, 8, 8, seed=1), normal(2, 8, 8, seed=2)
-    expected = scoringrules.crps_ensemble(
-        y.numpy(), x.numpy(), m_axis=0, estimator=estimator, backend="numpy"
-    )
+    expected = scoringrules.crps_ensemble(y.numpy(), x.numpy(), m_axis=0, estimator=estimator, backend="numpy")
     np.testing.assert_allclose(crps(x, y, kind=kind), expected.mean((-2, -1)), rtol=1e-10)
 
 
@@ -140,9 +136,7 @@ def test_spread_skill_means_come_before_roots():
     variance, mse = ensemble_variance(x, y), ensemble_mean_mse(x, y)
     factor = math.sqrt(5 / 4)
     torch.testing.assert_close(spread_skill(x, y), factor * (variance.mean((0, 1)) / mse.mean((0, 1))).sqrt())
-    torch.testing.assert_close(
-        spread_skill(x, y, over=(0,)), factor * (variance.mean(0) / mse.mean(0)).sqrt()
-    )
+    torch.testing.assert_close(spread_skill(x, y, over=(0,)), factor * (variance.mean(0) / mse.mean(0)).sqrt())
     torch.testing.assert_close(spread_skill(x, y, over=()), factor * (variance / mse).sqrt())
     assert spread_skill(x[:, 0, 0], y[0, 0]).shape == (2,)
     with pytest.raises(ValueError, match="leading axes"):
@@ -161,9 +155,7 @@ def test_rank_histogram():
     torch.testing.assert_close(third, torch.full((3,), 1 / 3, dtype=torch.float64), rtol=1e-15, atol=0)
     flat = rank_histogram(normal(4, 50, 2, 8, 8, seed=1), normal(50, 2, 8, 8, seed=2))
     assert flat.shape == (50, 2, 5)
-    torch.testing.assert_close(
-        flat.mean((0, 1)), torch.full((5,), 0.2, dtype=torch.float64), rtol=0, atol=0.02
-    )
+    torch.testing.assert_close(flat.mean((0, 1)), torch.full((5,), 0.2, dtype=torch.float64), rtol=0, atol=0.02)
     weighted = rank_histogram(x, y, torch.tensor([0.5, 1.5]))
     assert weighted[0].tolist() == [0.125, 0.125, 0.375, 0.375]
 
@@ -209,13 +201,9 @@ def test_float32_input_is_accumulated_in_float64():
 def test_crps_is_homogeneous_and_exchangeable(seed, factor, offset, kind):
     x, y = normal(5, 1, 4, 6, seed=seed), normal(1, 4, 6, seed=seed + 1)
     expected = factor * crps(x, y, kind=kind)
-    torch.testing.assert_close(
-        crps(factor * x + offset, factor * y + offset, kind=kind), expected, rtol=1e-8, atol=1e-9
-    )
+    torch.testing.assert_close(crps(factor * x + offset, factor * y + offset, kind=kind), expected, rtol=1e-8, atol=1e-9)
     torch.testing.assert_close(crps(x.flip(0), y, kind=kind), crps(x, y, kind=kind), rtol=1e-13, atol=0)
-    torch.testing.assert_close(
-        crps(x.roll(2, -1), y.roll(2, -1), kind=kind), crps(x, y, kind=kind), rtol=1e-12, atol=0
-    )
+    torch.testing.assert_close(crps(x.roll(2, -1), y.roll(2, -1), kind=kind), crps(x, y, kind=kind), rtol=1e-12, atol=0)
 
 
 def covered(draw, truth: float, repeats: int = 400, **options) -> float:

@@ -57,9 +57,7 @@ def test_parseval_along_one_axis(nx):
     expected = (x.square() * w).mean((-2, -1))
     torch.testing.assert_close(spectrum.energy.sum(-1), expected, rtol=1e-12, atol=0)
     assert spectrum.power.shape == (2, 3, nx // 2 + 1)
-    assert spectrum.counts.tolist() == [1] + [2] * ((nx - 1) // 2) + [1] * (
-        nx % 2 == 0
-    )  # Nyquist is not doubled
+    assert spectrum.counts.tolist() == [1] + [2] * ((nx - 1) // 2) + [1] * (nx % 2 == 0)  # Nyquist is not doubled
     torch.testing.assert_close(spectrum.k, 2 * math.pi / 4 * torch.arange(nx // 2 + 1, dtype=torch.float64))
 
 
@@ -170,9 +168,7 @@ def test_missing_and_surplus_energy():
     torch.testing.assert_close(srmse(torch.zeros_like(v), v), torch.ones(1, 4, dtype=torch.float64))
     torch.testing.assert_close(srmse(3 * v, v), torch.full((1, 4), 8.0, dtype=torch.float64))
     half = log_spectral_distance(v / math.sqrt(2), v)
-    torch.testing.assert_close(
-        half, torch.full((1, 4), math.log10(2), dtype=torch.float64), rtol=1e-9, atol=0
-    )
+    torch.testing.assert_close(half, torch.full((1, 4), math.log10(2), dtype=torch.float64), rtol=1e-9, atol=0)
     torch.testing.assert_close(log_spectral_distance(v * math.sqrt(2), v), half, rtol=1e-9, atol=0)
 
 
@@ -188,9 +184,7 @@ def test_error_stays_in_its_band():
 
 
 def test_band_edges_are_exact():
-    for n in range(
-        6, 513
-    ):  # every square size: no band empty, nothing counted twice, k_1 in low, Nyquist in high
+    for n in range(6, 513):  # every square size: no band empty, nothing counted twice, k_1 in low, Nyquist in high
         corner = math.floor(math.hypot(n // 2, n // 2) + 0.5)
         k = 2 * math.pi / (0.1 * n) * torch.arange(1, corner + 1, dtype=torch.float64)
         low, mid, high, total = _bands(k, math.pi / 0.1)
@@ -255,10 +249,7 @@ def twin_of_srmse_pred(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         spectra = []
         for x in (u, v):
             p = (abs(np.fft.fft2(x[:, c], norm="ortho")) ** 2).mean(0)
-            bins = [
-                p[(low < radius - 1e-7) & (radius <= high + 1e-7)]
-                for low, high in zip(edges, k, strict=False)
-            ]
+            bins = [p[(low < radius - 1e-7) & (radius <= high + 1e-7)] for low, high in zip(edges, k, strict=False)]
             spectra.append(np.array([b.mean() if b.size else 0.0 for b in bins]))
         square = (1 - (spectra[1] + 1e-6) / (spectra[0] + 1e-6)) ** 2
         masks = [(a - 1e-7 <= k) & (k <= b + 1e-7) for a, b in pairwise(limits)]

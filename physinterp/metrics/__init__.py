@@ -52,10 +52,7 @@ METRICS: dict[str, Callable[..., Tensor]] = {
 
 _DEFINITIONS = {
     "rmse": "sqrt of the weighted spatial mean of (forecast - truth)^2, per sample, time and field.",
-    "nrmse": (
-        "sqrt of the weighted spatial mean of (forecast - truth)^2 over that of truth^2, per sample, time "
-        "and field."
-    ),
+    "nrmse": ("sqrt of the weighted spatial mean of (forecast - truth)^2 over that of truth^2, per sample, time and field."),
     "vrmse": (
         "sqrt of the weighted spatial mean of (forecast - truth)^2 over the unbiased (N-1) spatial "
         "variance of the truth, per sample, time and field; eps 0."
@@ -67,8 +64,7 @@ _DEFINITIONS = {
     "mae": "weighted spatial mean of |forecast - truth|, per sample, time and field.",
     "bias": "weighted spatial mean of forecast - truth, per sample, time and field.",
     "pearson": (
-        "correlation of forecast and truth over space with both weighted means removed, per sample, time "
-        "and field."
+        "correlation of forecast and truth over space with both weighted means removed, per sample, time and field."
     ),
     "srmse": (
         "sqrt of the mean over wavenumber shells of (1 - p_forecast/p_truth)^2, p the mean power per mode "

@@ -126,9 +126,7 @@ def _rows_and_labels(
     if rows.ndim == 0 or len(rows) == 0:
         raise ValueError(f"values must have at least one row (N, ...); found shape {rows.shape}.")
     if samples < 1 or not 0 < level < 1:
-        raise ValueError(
-            f"samples must be at least 1 and level between 0 and 1; found {samples} and {level}."
-        )
+        raise ValueError(f"samples must be at least 1 and level between 0 and 1; found {samples} and {level}.")
     names = np.arange(len(rows)) if blocks is None else np.asarray(blocks)
     if names.shape != (len(rows),):
         raise ValueError(f"blocks must hold one label per row, shape ({len(rows)},); found {names.shape}.")

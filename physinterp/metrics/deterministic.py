@@ -16,9 +16,7 @@ from torch import Tensor
 from physinterp.metrics.space import anomaly, field_pair, require_unweighted, space_mean
 
 
-def rmse(
-    forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2
-) -> Tensor:
+def rmse(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
     r"""Root mean squared error over space.
 
         RMSE = sqrt( <(u - v)^2> ),   <.> the weighted mean over space
@@ -69,9 +67,7 @@ def nrmse(
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
-    return (
-        space_mean((u - v).square(), weights, space) / (space_mean(v.square(), weights, space) + eps)
-    ).sqrt()
+    return (space_mean((u - v).square(), weights, space) / (space_mean(v.square(), weights, space) + eps)).sqrt()
 
 
 def vrmse(
@@ -136,9 +132,7 @@ def vrmse_pooled(forecast: Tensor, truth: Tensor, weights: None = None, eps: flo
     return ((u - v).square().mean() / (variance + eps)).sqrt()
 
 
-def mae(
-    forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2
-) -> Tensor:
+def mae(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
     r"""Mean absolute error over space.
 
         MAE = <|u - v|>
@@ -160,9 +154,7 @@ def mae(
     return space_mean((u - v).abs(), weights, space)
 
 
-def bias(
-    forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2
-) -> Tensor:
+def bias(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
     r"""Mean error over space, with its sign.
 
         bias = <u - v>,   positive where the forecast is too large
@@ -184,9 +176,7 @@ def bias(
     return space_mean(u - v, weights, space)
 
 
-def pearson(
-    forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2
-) -> Tensor:
+def pearson(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
     r"""Correlation of forecast and truth over space, per field.
 
         r = <u' v'> / sqrt( <u'^2> <v'^2> ),   u' = u - <u>,  v' = v - <v>

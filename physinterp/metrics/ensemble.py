@@ -154,9 +154,7 @@ def spread_skill(
     return math.sqrt((members + 1) / members) * (variance / mse).sqrt()
 
 
-def rank_histogram(
-    forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2
-) -> Tensor:
+def rank_histogram(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
     r"""How often the truth falls between which members: the frequency of each of its M + 1 ranks.
 
         h_r = < P(r members lie below the truth) >,   r = 0 ... M,   sum_r h_r = 1

@@ -88,9 +88,7 @@ def anomaly(x: Tensor, weights: ArrayLike | Tensor | None = None, space: int = 2
     return x - space_mean(x, weights, space).unflatten(-1, (-1, *[1] * space))
 
 
-def grid_weights(
-    weights: ArrayLike | Tensor, shape: Sequence[int], device: torch.device | None = None
-) -> Tensor:
+def grid_weights(weights: ArrayLike | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Quadrature weights as a float64 tensor with as many axes as the grid, of mean exactly 1.
 
     Arguments:
@@ -116,9 +114,7 @@ def grid_weights(
 def require_unweighted(name: str, weights: object) -> None:
     """Refuse weights in a score that repeats the number of a program that has none."""
     if weights is not None:
-        raise ValueError(
-            f"{name} repeats an unweighted number of another program: found weights, call it with None."
-        )
+        raise ValueError(f"{name} repeats an unweighted number of another program: found weights, call it with None.")
 
 
 def _field(x: Tensor, space: int, name: str) -> Tensor:

@@ -195,9 +195,7 @@ def spectral_scores(forecast: Spectrum, truth: Spectrum, eps: float = FLOOR) -> 
     return {"srmse": _band_rms(1 - p / q, bands), "log_spectral_distance": _band_rms((p / q).log10(), bands)}
 
 
-def srmse_pred(
-    forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6, *, space: int = 2
-) -> Tensor:
+def srmse_pred(forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6, *, space: int = 2) -> Tensor:
     r"""Spectral error of the physics-SI paper: truth over forecast, spectra averaged over the batch first.
 
         sRMSE = mean over fields of sqrt( mean over bins of a band of (1 - (P(v) + eps) / (P(u) + eps))^2 )
@@ -297,12 +295,7 @@ def _pixel_bins(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 def _spectral_axes(x: Tensor, axes: Sequence[int], space: int) -> tuple[int, ...]:
     axes = tuple(axes)
-    if (
-        not axes
-        or len(set(axes)) < len(axes)
-        or any(not -space <= axis < 0 for axis in axes)
-        or x.ndim <= space
-    ):
+    if not axes or len(set(axes)) < len(axes) or any(not -space <= axis < 0 for axis in axes) or x.ndim <= space:
         raise ValueError(
             f"axes={axes} must be distinct negative numbers of space axes, -{space} to -1, of a field "
             f"(..., C, *S); found shape {tuple(x.shape)}. Set `space` to the number of space axes."

@@ -13,6 +13,7 @@ References: Chen et al. 2024, DC-AE, arXiv:2410.10733; Ahmed et al. 1974, Discre
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -102,7 +103,7 @@ class Encoder(nn.Module):
         self.embed = ParameterEmbedding(parameters, widths[-1])
         self.stem = Conv(channels * patch**2, widths[0], boundary)
         self.stages = nn.ModuleList(Stage(c, boundary, embedding, blocks) for c in widths)
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         self.shrink = nn.ModuleList([nn.Identity(), *(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)])
         self.head = _zero(Conv(widths[-1], latent_channels, boundary))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import LevelEmbedding
+from physinterp.nn.layers import LevelEmbedding, Position
 from physinterp.types import Boundary, Conditioning
 
 
@@ -47,31 +47,6 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rotation
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
-
-
-def wall_features(
-    shape: Sequence[int], boundary: Sequence[Boundary], frequencies: int, like: Tensor
-) -> Tensor:
-    r"""Where a token stands between walls.
-
-        cos(pi k y), k = 1..K, y = (i + 1/2) / n along each axis that is not periodic
-
-    Arguments:
-        shape: tokens (H, W) along each axis.
-        boundary: boundary of each axis.
-        frequencies: K, for each axis that is not periodic.
-        like: a tensor with the device and dtype wanted.
-    Returns:
-        Shape (H W, K times the number of such axes).
-    """
-    k = math.pi * torch.arange(1, frequencies + 1, device=like.device, dtype=like.dtype)
-    features = []
-    for axis, (n, b) in enumerate(zip(shape, boundary, strict=True)):
-        if b != "periodic":
-            y = (torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n
-            waves = torch.outer(y, k).cos().unsqueeze(1 - axis)
-            features.append(waves.expand(*shape, frequencies).flatten(0, 1))
-    return torch.cat(features, dim=-1)
 
 
 class Attention(nn.Module):
@@ -118,14 +93,15 @@ class Block(nn.Module):
 class DiT(nn.Module):
     """Diffusion transformer on a 2-D grid of any aspect ratio.
 
-    One token per patch x patch cells. Along a periodic axis the network commutes with translation by whole
-    patches; along a wall or a pole it also sees where it stands. The output layer starts at zero. Each axis
+    One token per patch x patch cells. Along a periodic axis that is not `fixed` the network commutes with
+    translation by whole patches; along the others it also sees where it stands. The output layer starts at zero. Each axis
     must be divisible by `patch`; the cost of attention grows with the square of H W / patch^2.
 
     Arguments:
         in_channels: state channels C, plus the channels of the noisy input.
         out_channels: channels of the output.
         boundary: boundary of each space axis.
+        fixed: periodic axes along which the place matters all the same; see `Position`.
         width: channels of a token, a multiple of 4 * heads.
         depth: number of blocks.
         heads: attention heads.
@@ -150,20 +126,18 @@ class DiT(nn.Module):
         patch: int = 1,
         parameters: int = 0,
         clean_channels: int | None = None,
+        fixed: Sequence[bool] = (False, False),
     ) -> None:
         super().__init__()
         if width % (4 * heads):
-            raise ValueError(
-                f"a DiT needs a width that is a multiple of 4 * heads = {4 * heads}, found {width}"
-            )
+            raise ValueError(f"a DiT needs a width that is a multiple of 4 * heads = {4 * heads}, found {width}")
         self.boundary, self.patch, self.frequencies = tuple(boundary), patch, width // heads // 4
         self.embed = LevelEmbedding(width, parameters)
         self.stem = nn.Linear(in_channels * patch**2, width)
         if clean_channels is not None:
             with torch.no_grad():
                 self.stem.weight[:, clean_channels * patch**2 :] = 0
-        walls = sum(b != "periodic" for b in boundary)
-        self.position = nn.Linear(8 * walls, width, bias=False) if walls else None
+        self.position = Position(width, boundary, fixed)
         self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
         self.modulation = _zero(nn.Linear(width, 2 * width))
@@ -178,9 +152,7 @@ class DiT(nn.Module):
         shape = x.shape[-2:]
         angle = 2 * math.pi * axial_turns(shape, self.boundary, self.frequencies, like=x)
         rotation = angle.cos(), angle.sin()
-        x = self.stem(x.flatten(2).transpose(1, 2))
-        if self.position is not None:
-            x = x + self.position(wall_features(shape, self.boundary, 8, like=self.position.weight))
+        x = self.stem(x.flatten(2).transpose(1, 2)) + self.position(shape).flatten(1).T
         for block in self.blocks:
             x = block(x, e, rotation)
         a, b = self.modulation(e)[:, None].chunk(2, dim=-1)

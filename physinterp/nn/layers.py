@@ -71,6 +71,47 @@ class LevelEmbedding(nn.Module):
         return self.out(e)
 
 
+class Position(nn.Module):
+    r"""Features of the place, linear in waves along every axis on which the place matters.
+
+        cos(pi k y), y = (i + 1/2) / n between walls or poles;   sin, cos(2 pi k i / n) on a fixed periodic axis;   k = 1..K
+
+    On axes with walls the distance to the wall and the spacing of the nodes matter; on a periodic axis the place matters
+    where the equations vary along it, as with a steady forcing. Other axes are left out, so translation along them
+    still commutes with the network.
+
+    Arguments:
+        channels: C.
+        boundary: boundary of each space axis.
+        fixed: whether the place matters on an axis though it is periodic.
+        waves: K.
+    """
+
+    nothing: Tensor
+
+    def __init__(self, channels: int, boundary: Sequence[Boundary], fixed: Sequence[bool], waves: int = 8) -> None:
+        super().__init__()
+        self.axes = tuple((b == "periodic", f or b != "periodic") for b, f in zip(boundary, fixed, strict=True))
+        self.waves = waves
+        count = sum(waves * (2 if wrapped else 1) for wrapped, matters in self.axes if matters)
+        self.linear = nn.Linear(count, channels, bias=False) if count else None
+        self.register_buffer("nothing", torch.zeros(channels, 1, 1), persistent=False)
+
+    def forward(self, shape: Sequence[int]) -> Tensor:
+        """Features (C, H, W) of a grid of a shape (H, W); zeros (C, 1, 1) where the place matters on no axis."""
+        if self.linear is None:
+            return self.nothing
+        weight, features = self.linear.weight, []
+        k = math.pi * torch.arange(1, self.waves + 1, device=weight.device, dtype=weight.dtype)
+        for axis, (wrapped, matters) in enumerate(self.axes):
+            if matters:
+                i = torch.arange(shape[axis], device=weight.device, dtype=weight.dtype)
+                phase = torch.outer((i if wrapped else i + 0.5) / shape[axis], 2 * k if wrapped else k)
+                waves = torch.cat([phase.cos(), phase.sin()], 1) if wrapped else phase.cos()
+                features.append(waves.unsqueeze(1 - axis).expand(*shape, -1))
+        return self.linear(torch.cat(features, dim=-1)).movedim(-1, 0)
+
+
 class ResidualBlock(nn.Module):
     r"""x + conv( silu( (1 + a) norm(conv(silu(norm x))) + b ) ) with (a, b) linear in the embedding (FiLM).
 
@@ -103,9 +144,7 @@ class ResidualBlock(nn.Module):
 class Stage(nn.Module):
     """The residual blocks of one level."""
 
-    def __init__(
-        self, channels: int, boundary: Sequence[Boundary], embedding: int | None, blocks: int
-    ) -> None:
+    def __init__(self, channels: int, boundary: Sequence[Boundary], embedding: int | None, blocks: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(ResidualBlock(channels, boundary, embedding) for _ in range(blocks))
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import Conv, LevelEmbedding, Stage
+from physinterp.nn.layers import Conv, LevelEmbedding, Position, Stage
 from physinterp.types import Boundary, Conditioning
 
 
@@ -29,6 +30,7 @@ class UNet(nn.Module):
         parameters: number of physical parameters P.
         clean_channels: the first channels of the input that are a clean state; the weights of the others start at
             zero, so that a twin trained with zeros there is unchanged when noise enters.
+        fixed: periodic axes along which the place matters all the same; see `Position`.
     Raises:
         ValueError: an axis is not divisible as above.
     References: Ronneberger et al. 2015, arXiv:1505.04597; FiLM: Perez et al. 2018, arXiv:1709.07871.
@@ -44,12 +46,14 @@ class UNet(nn.Module):
         patch: int = 1,
         parameters: int = 0,
         clean_channels: int | None = None,
+        fixed: Sequence[bool] = (False, False),
     ) -> None:
         super().__init__()
         self.patch, self.multiple = patch, patch * 2 ** (len(widths) - 1)
         embedding = 4 * widths[0]
         self.embed = LevelEmbedding(embedding, parameters)
         self.stem = Conv(in_channels * patch**2, widths[0], boundary)
+        self.position = Position(widths[0], boundary, fixed)
         if clean_channels is not None:
             with torch.no_grad():
                 self.stem.conv.weight[:, clean_channels * patch**2 :] = 0
@@ -57,7 +61,7 @@ class UNet(nn.Module):
         def stage(c: int) -> Stage:
             return Stage(c, boundary, embedding, blocks)
 
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(itertools.pairwise(widths))
         self.down = nn.ModuleList(stage(c) for c in widths[:-1])
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.middle = stage(widths[-1])
@@ -73,6 +77,7 @@ class UNet(nn.Module):
             raise ValueError(f"this U-Net needs axes divisible by {self.multiple}, found {tuple(x.shape[-2:])}")
         e = self.embed(s, cond)
         x = self.stem(F.pixel_unshuffle(x, self.patch))
+        x = x + self.position(x.shape[-2:])
         skips = []
         for stage, shrink in zip(self.down, self.shrink, strict=True):
             skips.append(stage(x, e))
