@@ -192,18 +192,24 @@ class Job:
     @cached_property
     def key(self) -> str:
         """Fingerprint of everything that the results depend on."""
-        return fingerprint({**self._common(), "names": self.names, "focus": self.focus})
+        return fingerprint({"rows": {name: self._key(name) for name in self.names}, "focus": self.focus})
 
-    def _common(self) -> dict[str, Any]:
+    def _key(self, name: str) -> str:
+        """Fingerprint of everything that the scores of a row, or of `codec-NAME`, depend on."""
+        row = None if name.startswith("codec-") else method(name)
         data = self.options.data
         stamp = None if data is None else [str(data.resolve()), _newest(data)]
-        return {
+        settings = {
+            "name": name,
             "weights": self.runs.key,
-            "preset": self.preset.model_dump(mode="json", exclude={"methods"}),
+            "preset": self.preset.model_dump(mode="json", exclude={"methods", "steps", "members"}),
             "data": stamp,
             "seed": self.options.seed,
             "metrics": metrics.VERSION,
         }
+        if row is not None and row.sampler is not None:
+            settings |= {"steps": self.preset.steps.get(row.sampler), "members": self.preset.members}
+        return fingerprint(settings)
 
     @cached_property
     def codecs(self) -> tuple[str, ...]:
@@ -265,7 +271,7 @@ class Job:
         return self._keep(ev.evaluate(ev.floor(emulator, self.truth, self.preset.lead), self.truth, emulator), path)
 
     def _cache(self, name: str) -> Path:
-        return self.runs.root / "scores" / f"{name.replace('/', '-')}-{fingerprint({**self._common(), 'name': name})}.nc"
+        return self.runs.root / "scores" / f"{name.replace('/', '-')}-{self._key(name)}.nc"
 
     def _keep(self, ds: xr.Dataset, path: Path) -> xr.Dataset:
         with replacing(path) as part:

@@ -32,7 +32,7 @@ class Drift(Model):
 
     sigma: Tensor
 
-    def __init__(self, backbone: nn.Module, scale: Tensor, sigma: Tensor, at_zero: float = 0.5, power: float = 1.0) -> None:
+    def __init__(self, backbone: nn.Module, scale: Tensor, sigma: Tensor, at_zero: float = 0.75, power: float = 1.0) -> None:
         super().__init__(backbone, scale)
         self.register_buffer("sigma", sigma.reshape(-1, 1, 1).clone())
         self.at_zero, self.power = at_zero, power

@@ -36,7 +36,7 @@ from physinterp.types import Conditioning
 LOGGER = logging.getLogger(__name__)
 
 WARMUP = 0.02  # share of the budget over which the learning rate rises
-SEARCH = 0.06  # share of the budget that each candidate of the learning rate gets
+SEARCH = 0.05  # share of the budget that each candidate of the learning rate gets
 SAVE_SECONDS = 30.0  # between two savings of the state of a training
 
 
