@@ -5,9 +5,16 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # answer before the heavy imports below; `main` does not return
+    from physinterp.cli import main
+
+    main()
+
 import json
 import logging
 import math
+import os
+import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,12 +26,12 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from physinterp import __version__, metrics
 from physinterp import data as datasets
 from physinterp import evaluate as ev
-from physinterp import metrics
 from physinterp.autoencoder import Identity
 from physinterp.baselines.reference import Climatology, Persistence
-from physinterp.checkpoint import fingerprint, replacing
+from physinterp.checkpoint import fingerprint, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import generate
 from physinterp.emulator import Emulator, SampledStepper
@@ -32,7 +39,7 @@ from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name
 from physinterp.results import Results
 from physinterp.runs import Runs
-from physinterp.system import System, load_system
+from physinterp.system import System, load_system, near
 
 LOGGER = logging.getLogger(__name__)
 CASES = 8  # initial conditions at least, where the data come from the user
@@ -80,15 +87,19 @@ def run(options: Options) -> Results:
     begun = time.perf_counter()
     job = Job(options)
     results = Results(job.out, job.key, job.description())
-    if results.complete() and not options.retrain:
+    if not options.retrain and results.complete(job.weights()):
         LOGGER.info("scores of an earlier run, from %s; --retrain makes them anew", results.path)
         return results.load()
     job.check()
+    if options.retrain:
+        job.runs.discard()
+        results.discard()
     for name in job.names:
         results.add(name, job.scores(name))
     for codec in job.codecs:
         results.add_floor(codec, job.floor(codec))
-    results.write(job.benchmark.headline, job.focus, time.perf_counter() - begun)
+    results.about["solver_seconds_per_time_unit_and_trajectory"] = job.rate()
+    results.write(job.benchmark.headline, job.focus, job.weights(), time.perf_counter() - begun)
     return results
 
 
@@ -100,14 +111,15 @@ class Job:
         system = load_system(options.system)
         self.benchmark: Benchmark = load_benchmark(system.name)
         self.preset_name = options.preset or self.benchmark.default
-        self.preset = self._preset(self.benchmark.preset(options.preset))
-        self.names, self.focus = self._rows()
-        for name in self.names:
-            method(name)
-        if not options.device.startswith("cpu") and not torch.cuda.is_available():
-            raise InputError(f"device {options.device!r} is not there; use --device cpu")
+        preset = self.benchmark.preset(options.preset)
+        self.names, self.focus = self._rows(preset)
+        self.preset = self._preset(preset)
+        if options.device not in ("cpu", "cuda"):
+            raise InputError(f"no device {options.device!r}: {near(options.device, ('cpu', 'cuda'))}")
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("there is no CUDA device here; use --device cpu")
         self.out = options.out or Path("results") / system.name
-        self.runs = Runs(system, self.preset, self.preset_name, options.seed, options.device, options.retrain)
+        self.runs = Runs(system, self.preset, self.preset_name, options.seed, options.device)
         self.system = self.runs.system
 
     def _preset(self, preset: Preset) -> Preset:
@@ -128,15 +140,20 @@ class Job:
                 )
         steps = dict(preset.steps)
         if o.steps is not None:
-            steps[method(o.sampler or "si-em").sampler or ""] = o.steps
+            sampler = method(self.focus).sampler
+            if sampler is None:
+                raise InputError(f"--steps {o.steps}: no row has a sampler; add one with --sampler")
+            steps[sampler] = o.steps
         return preset.model_copy(
             update={"steps": steps, "members": o.members or preset.members, "lead": o.lead or preset.lead}
         )
 
-    def _rows(self) -> tuple[tuple[str, ...], str]:
+    def _rows(self, preset: Preset) -> tuple[tuple[str, ...], str]:
         """Names of the rows, and the one that the panels show."""
         o = self.options
-        names = list(o.methods or self.preset.methods)
+        names = list(preset.methods if o.methods is None else o.methods)
+        if not names:
+            raise InputError(f"--methods names no row; known: {', '.join(METHODS)}")
         if o.sampler is not None and o.sampler not in names:
             names.append(o.sampler)
         sampled = [n for n in names if method(n).sampler]
@@ -169,10 +186,19 @@ class Job:
         return ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
 
     def check(self) -> None:
-        """Open the user's data and read what will be used of them, before anything is made or trained."""
+        """Find what cannot work before anything is trained: the folder of the results, and the user's data."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.out, os.W_OK):
+            raise InputError(f"{self.out}: cannot be written to; choose another folder with --out")
         if self.options.data is not None:
             self.truth.check(self.system.field_names)
             self._warn_range()
+        else:
+            frames = (self.preset.frames or (self.system.solver.frames if self.system.solver else 0)) - 1
+            if self.preset.lead * self.runs.stride > frames:
+                raise InputError(
+                    f"--lead {self.preset.lead}: trajectories hold {frames // self.runs.stride} steps; ask for at most that"
+                )
 
     def _warn_range(self) -> None:
         for p in self.system.parameters:
@@ -192,7 +218,17 @@ class Job:
     @cached_property
     def key(self) -> str:
         """Fingerprint of everything that the results depend on."""
-        return fingerprint({"rows": {name: self._key(name) for name in self.names}, "focus": self.focus})
+        rows = {name: self._key(name) for name in self.names}
+        return fingerprint({"rows": rows, "focus": self.focus, "headline": self.benchmark.headline})
+
+    def weights(self) -> dict[str, list[str | None]]:
+        """Hashes of the trained weights behind each row, model and codec."""
+        found = {}
+        for name in (*self.names, *(f"codec-{c}" for c in self.codecs)):
+            what = None if name.startswith("codec-") else model_name(method(name), self.preset)
+            codec = name if name.startswith("codec-") else f"codec-{what.codec}" if what else ""
+            found[name] = [self.runs.weights(n) for n in (str(what or ""), codec)]
+        return found
 
     def _key(self, name: str) -> str:
         """Fingerprint of everything that the scores of a row, or of `codec-NAME`, depend on."""
@@ -205,7 +241,8 @@ class Job:
             "preset": self.preset.model_dump(mode="json", exclude={"methods", "steps", "members"}),
             "data": stamp,
             "seed": self.options.seed,
-            "metrics": metrics.VERSION,
+            "device": self.options.device,
+            "code": [__version__, metrics.VERSION, ev.VERSION],
         }
         if row is not None and row.sampler is not None:
             settings |= {"steps": self.preset.steps.get(row.sampler), "members": self.preset.members}
@@ -248,42 +285,55 @@ class Job:
         focus = name == self.focus
         path = self._cache(name)
         store = self.out / "forecast.zarr"
-        if path.exists() and not self.options.retrain and not (focus and _stamp(store) != path.stem):
+        if (not focus or _stamp(store) == path.stem) and (ds := self._kept(name)) is not None:
             LOGGER.info("%s: scores of an earlier run", name)
-            return xr.load_dataset(path)
+            return ds
         emulator, row, record = self.emulator(name)
         members = 1 if row.deterministic else self.preset.members
         LOGGER.info("%s: forecasting %d cases x %d members", name, self.truth.initial.sizes["sample"], members)
-        forecasts: Iterable[Tensor] = ev.physical(emulator, self.truth, self.preset.lead, members, self.options.seed)
+        seconds: list[float] = []
+        forecasts: Iterable[Tensor] = ev.physical(
+            emulator, self.truth, self.preset.lead, members, self.options.seed, seconds
+        )
         if focus:
             forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
         ds = ev.evaluate(forecasts, self.truth, emulator)
-        rate = float(ds["seconds"].mean()) / (self.truth.initial.sizes["sample"] * members)
+        rate = statistics.median(seconds) / (self.truth.initial.sizes["sample"] * members)
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
-        return self._keep(ds, path)
+        return self._keep(name, ds)
 
     def floor(self, codec: str) -> xr.Dataset:
         """The evaluation of a codec alone."""
-        path = self._cache(f"codec-{codec}")
-        if path.exists() and not self.options.retrain:
-            return xr.load_dataset(path)
+        name = f"codec-{codec}"
+        if (ds := self._kept(name)) is not None:
+            return ds
         emulator = self._emulator(self.runs.codec(codec), Persistence())
-        return self._keep(ev.evaluate(ev.floor(emulator, self.truth, self.preset.lead), self.truth, emulator), path)
+        return self._keep(name, ev.evaluate(ev.floor(emulator, self.truth, self.preset.lead), self.truth, emulator))
 
     def _cache(self, name: str) -> Path:
         return self.runs.root / "scores" / f"{name.replace('/', '-')}-{self._key(name)}.nc"
 
-    def _keep(self, ds: xr.Dataset, path: Path) -> xr.Dataset:
-        with replacing(path) as part:
+    def _keep(self, name: str, ds: xr.Dataset) -> xr.Dataset:
+        ds.attrs["weights"] = json.dumps(self.weights()[name])
+        with replacing(self._cache(name)) as part:
             ds.to_netcdf(part, engine="netcdf4")
         return ds
 
+    def _kept(self, name: str) -> xr.Dataset | None:
+        """Scores of an earlier run, if they are of the weights that are there now."""
+        path = self._cache(name)
+        if not path.exists():
+            return None
+        with reading(path):
+            ds = xr.load_dataset(path, engine="netcdf4")
+        return ds if ds.attrs["weights"] == json.dumps(self.weights()[name]) else None
+
+    def rate(self) -> float | None:
+        """Seconds per simulated time unit and trajectory of the solver that made the data."""
+        return generate.rate(self.runs.open("train").attrs["path"])
+
     def description(self) -> dict[str, Any]:
         """What the results are of."""
-        rate = None
-        if self.options.data is None and self.system.solver is not None:
-            self.runs.open("train")
-            rate = generate.rate(self.runs.open("train").attrs["path"])
         return {
             "system": self.system,
             "preset": self.preset,
@@ -292,7 +342,6 @@ class Job:
             "device": self.options.device,
             "data": str(self.options.data) if self.options.data else "generated",
             "split": self.split,
-            "solver_seconds_per_time_unit_and_trajectory": rate,
         }
 
 
@@ -331,17 +380,11 @@ def _stamp(path: Path) -> str | None:
     """Which evaluation a forecast store belongs to."""
     if not path.exists():
         return None
-    with xr.open_zarr(path, consolidated=False) as ds:
+    with reading(path), xr.open_zarr(path, consolidated=False) as ds:
         return ds.attrs.get("stamp")
 
 
 def _newest(path: Path) -> float:
     """Time of the last change of a file or of the files in a folder."""
     files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return max((p.stat().st_mtime for p in files), default=0.0)
-
-
-if __name__ == "__main__":
-    from physinterp.cli import main
-
-    main()
+    return max((p.stat().st_mtime for p in files), default=0.0) + len(files)

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from physinterp.errors import InputError
+
+ROOM = 1 << 20  # bytes; a disk with less is full
 
 
 @contextlib.contextmanager
@@ -35,11 +37,14 @@ def replacing(path: Path) -> Iterator[Path]:
         if part.is_dir() and path.is_dir():  # a folder cannot be renamed onto one
             os.replace(path, old)
         os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full or shutil.disk_usage(path.parent).free < ROOM:  # netCDF and HDF5 do not say why they cannot write
             raise InputError(f"no space left to write {path}: free some, or point PHYSINTERP_HOME elsewhere") from error
         raise
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
         for leftover in (part, old):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
@@ -71,6 +76,32 @@ def _finite(value: Any) -> Any:
     return value
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Reading of one of our own files.
+
+    Raises:
+        InputError: the file is damaged; the message names it.
+    """
+    try:
+        yield
+    except (SafetensorError, ValueError, KeyError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged ({reason}): delete it and run the command again") from error
+
+
 def load_json(path: Path) -> Any:
     """Read JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    with reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def load_tensors(path: Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Read safetensors."""
+    with reading(path):
+        return load_file(path, device=device)
+
+
+def digest(path: Path) -> str | None:
+    """Short SHA-256 sum of a file, None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None

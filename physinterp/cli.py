@@ -43,10 +43,10 @@ def benchmark(
             "si-em/dcae-dit. Default: all of the preset."
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the chosen sampler. Default: the preset's.")] = None,
-    members: Annotated[int | None, typer.Option(help="Ensemble size. Default: the preset's (8).")] = None,
-    lead: Annotated[int | None, typer.Option(help="Leads to forecast, in steps. Default: the preset's (10).")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of training and forecasts.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the chosen sampler. Default: the preset's (quick: 2).")] = None,
+    members: Annotated[int | None, typer.Option(help="Ensemble size. Default: the preset's (quick: 6).")] = None,
+    lead: Annotated[int | None, typer.Option(help="Leads to forecast, in steps. Default: the preset's (quick: 10).")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of training and forecasts.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder of the results. Default: results/SYSTEM.")] = None,
     retrain: Annotated[bool, typer.Option("--retrain", help="Train and score again. Default: use what is cached.")] = False,
@@ -58,12 +58,12 @@ def benchmark(
     """
     from physinterp.benchmark import Options, run
 
-    rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods else None
+    rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods is not None else None
     options = Options(
         system=system, sampler=sampler, preset=preset, data=data, methods=rows, steps=steps, members=members,
         lead=lead, seed=seed, device=device, out=out, retrain=retrain,
     )  # fmt: skip
-    width = int(os.environ.get("COLUMNS", 0)) or (None if sys.stdout.isatty() else 150)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 150  # piped: wide enough for the tables
     try:
         run(options).show(Console(width=width))
     except KeyboardInterrupt:  # before typer makes its own message of it

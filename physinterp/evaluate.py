@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from physinterp import metrics
+from physinterp.autoencoder import Identity
 from physinterp.data.statistics import not_finite
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
@@ -129,33 +130,41 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator) -> x
         truth: the cases that they forecast.
         emulator: for fields, grid and time step.
     Returns:
-        Dims (lead_time, case, field[, band]) per score; `spectrum` and `spectrum_truth` (lead_time, field, k);
-        `seconds` (lead_time) is the time that each step of all cases and members took.
+        Dims (lead_time, case, field[, band]) per score; `spectrum` and `spectrum_truth` (lead_time, field, k).
     """
     stack, grid = emulator.stack, emulator.stack.grid
     parts: list[xr.Dataset] = []
-    iterator, k, members = iter(forecasts), 0, 1
-    while True:
-        begun = time.perf_counter()
-        forecast = next(iterator, None)
-        if forecast is None:
-            break
-        seconds, members = time.perf_counter() - begun, forecast.shape[1]
-        parts.append(score(forecast, truth.lead(k, stack.names, grid.names), grid).assign(seconds=seconds))
-        k += 1
+    parameters = torch.from_numpy(emulator.system.conditioning(truth.initial))
+    members = 1
+    for k, forecast in enumerate(forecasts):
+        members = forecast.shape[1]
+        target = truth.lead(k, stack.names, grid.names)
+        scores = score(forecast, target, grid)
+        if members > 1 and not isinstance(emulator.codec, Identity):
+            seen = stack.denormalise(emulator.reconstruct(stack.normalise(target), parameters))
+            error = metrics.ensemble_mean_mse(forecast.transpose(0, 1), seen, torch.from_numpy(grid.weights))
+            scores["mse_of_mean_codec"] = ("case", "field"), error.numpy()
+        parts.append(scores)
     ds = xr.concat(parts, "lead_time", data_vars="all", join="exact")
     coords: dict[str, Any] = {"field": list(stack.names), "band": list(metrics.BANDS)}
-    coords["lead_time"] = emulator.dt * np.arange(1, k + 1)
+    coords["lead_time"] = emulator.dt * np.arange(1, len(parts) + 1)
     coords["trajectory"] = ("case", truth.initial["trajectory"].values)
     coords["std"] = ("field", list(stack.statistics.std))
     return ds.assign_coords(coords).assign_attrs(members=members)
 
 
-def physical(emulator: Emulator, truth: Cases, leads: int, members: int, seed: int) -> Iterator[Tensor]:
-    """Forecasts of all cases in physical units, one tensor (N, M, C, *S) per lead."""
+def physical(
+    emulator: Emulator, truth: Cases, leads: int, members: int, seed: int, seconds: list[float] | None = None
+) -> Iterator[Tensor]:
+    """Forecasts of all cases in physical units, one tensor (N, M, C, *S) per lead; `seconds` gets the time of each."""
     x = emulator.stack.pack(truth.initial)
     parameters = torch.from_numpy(emulator.system.conditioning(truth.initial))
-    for z in emulator.states(x, parameters, leads, members, seed):
+    states = emulator.states(x, parameters, leads, members, seed)
+    for _ in range(leads):
+        begun = time.perf_counter()
+        z = next(states)
+        if seconds is not None:
+            seconds.append(time.perf_counter() - begun)
         yield emulator.stack.denormalise(z)
 
 
@@ -169,13 +178,20 @@ def floor(emulator: Emulator, truth: Cases, leads: int) -> Iterator[Tensor]:
 
 
 DIMENSIONLESS = ("vrmse_member", "vrmse_mean", "vrmse_unweighted", "srmse", "log_spectral_distance")
-PHYSICAL = {"crps": 1, "mae": 1, "variance": 2, "mse_of_mean": 2}  # power of the field's unit
+PHYSICAL = {"crps": 1, "mae": 1, "variance": 2, "mse_of_mean": 2, "mse_of_mean_codec": 2}  # power of the field's unit
 MEAN = "mean"
+VERSION = 1  # raised when a score or a forecast of the same weights changes
 
 DEFINITIONS = {
     "vrmse_member": "vrmse of each member, averaged over the members",
     "vrmse_mean": "vrmse of the ensemble mean",
     "vrmse_unweighted": "vrmse_member without quadrature weights, comparable with The Well's number",
+    "spread_skill_codec": "spread_skill with the error against the encoded and decoded truth, for rows with a codec",
+    "intervals": "95 %, bootstrap over trajectories; the members of all initial conditions share their noise, whose part in "
+    "the variance is left out",
+    "evaluations": "network evaluations per physical step of one member",
+    "seconds_per_step": "median over leads of the wall time of one step of all cases and members, over their number; "
+    "without reading, scoring and writing",
     MEAN: "as a field: the mean of the headline fields per initial condition; crps, mae and the parts of spread_skill are "
     "first divided by the field's standard deviation over the training split, so they have no unit",
 }
@@ -217,8 +233,10 @@ def rows(method: str, ds: xr.Dataset, headline: Sequence[str]) -> list[dict[str,
             add(name, values.values, metrics.mean)
     if "variance" in ds:
         m = int(ds.attrs["members"])
-        both = xr.concat([ds["variance"] * (m + 1) / m, ds["mse_of_mean"]], "part")
-        add("spread_skill", both.transpose("case", "lead_time", "field", "part").values, metrics.ratio_of_sqrt_means)
+        for name, error in (("spread_skill", "mse_of_mean"), ("spread_skill_codec", "mse_of_mean_codec")):
+            if error in ds:
+                both = xr.concat([ds["variance"] * (m + 1) / m, ds[error]], "part")
+                add(name, both.transpose("case", "lead_time", "field", "part").values, metrics.ratio_of_sqrt_means)
     return table
 
 

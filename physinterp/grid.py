@@ -24,9 +24,8 @@ class Axis:
     """One axis of a tensor-product grid.
 
         uniform, periodic    x_i = start + length i / size
-        uniform otherwise    x_i = start + length (i + 1/2) / size                          (centres of equal
-        cells) chebyshev            x_i = start + length (1 - cos(pi (i + 1/2) / size)) / 2
-        (Chebyshev-Gauss nodes)
+        uniform otherwise    x_i = start + length (i + 1/2) / size                       (centres of equal cells)
+        chebyshev            x_i = start + length (1 - cos(pi (i + 1/2) / size)) / 2     (Chebyshev-Gauss nodes)
 
     End points of a wall or pole axis are never grid points.
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from physinterp import evaluate as ev
 from physinterp import metrics, plot
 from physinterp.checkpoint import load_json, replacing, save_json
+from physinterp.errors import InputError
 
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
 COMPARED = ("deterministic", "fno")  # their error is what the CRPS of an ensemble is divided by
@@ -40,16 +41,21 @@ class Results:
         self.floors: dict[str, xr.Dataset] = {}
         self.document: dict[str, Any] = {}
 
-    def complete(self) -> bool:
-        """Whether the files of this very benchmark are all there."""
+    def complete(self, weights: dict[str, Any]) -> bool:
+        """Whether the files of this very benchmark, made with these weights, are all there."""
         if not self.path.exists():
             return False
         try:
             found = load_json(self.path)
-        except ValueError:  # not ours, or damaged: it is made anew
+        except InputError:  # not ours, or damaged: it is made anew
             return False
-        ours = isinstance(found, dict) and found.get("key") == self.key
-        return ours and all((self.folder / f).exists() for f in found["files"])
+        if not isinstance(found, dict) or (found.get("key"), found.get("weights")) != (self.key, weights):
+            return False
+        return all((self.folder / f).exists() for f in found["files"])
+
+    def discard(self) -> None:
+        """Forget the results of an earlier run."""
+        self.path.unlink(missing_ok=True)
 
     def load(self) -> Results:
         """Read the results of an earlier run."""
@@ -64,12 +70,20 @@ class Results:
         """The evaluation of a codec alone."""
         self.floors[codec] = scores
 
-    def write(self, headline: tuple[str, ...], focus: str, seconds: float) -> None:
-        """Write scores and plots."""
+    def write(self, headline: tuple[str, ...], focus: str, weights: dict[str, Any], seconds: float) -> None:
+        """Write scores and plots.
+
+        Arguments:
+            headline: fields of the row `mean`.
+            focus: the row of the field panels.
+            weights: hashes of the weights behind each row.
+            seconds: wall time of the whole run.
+        """
         table = [r for name, ds in self.scores.items() for r in ev.rows(name, ds, headline)]
         table += [r for name, ds in self.floors.items() for r in ev.rows(f"codec/{name}", ds, headline)]
         self.document = {
             "key": self.key,
+            "weights": weights,
             "rows": table,
             "comparisons": self._comparisons(headline),
             "methods": {name: json.loads(ds.attrs["record"]) for name, ds in self.scores.items()},
@@ -86,7 +100,11 @@ class Results:
             "seconds": round(seconds, 1),
         }
         files = self._plots(focus)
+        stale = set(_files(self.path)) - set(files)
         save_json({**self.document, "files": files}, self.path)
+        self.document = load_json(self.path)
+        for name in stale:
+            (self.folder / name).unlink(missing_ok=True)
 
     def _comparisons(self, headline: tuple[str, ...]) -> list[dict[str, Any]]:
         """CRPS of every ensemble over the error of the deterministic forecasts, on the same cases."""
@@ -126,89 +144,133 @@ class Results:
 
     # table ---------------------------------------------------------------------------------------------------------
 
-    def table(self) -> Table:
-        """The results as a table: headline fields, first, a middle and the last lead."""
-        d = self.document
-        leads = sorted({r["lead"] for r in d["rows"]})
-        shown = sorted({leads[0], leads[min(4, len(leads) - 1)], leads[-1]})
-        value = {(r["method"], r["field"], r["lead"], r["score"]): r for r in d["rows"]}
+    def leads(self) -> list[float]:
+        """The leads that the tables show: the first, the fifth and the last."""
+        leads = sorted({r["lead"] for r in self.document["rows"]})
+        return sorted({leads[0], leads[min(4, len(leads) - 1)], leads[-1]})
+
+    def _values(self) -> dict[tuple[str, str, float, str], dict[str, Any]]:
+        return {(r["method"], r["field"], r["lead"], r["score"]): r for r in self.document["rows"]}
+
+    def tables(self) -> list[Table]:
+        """Errors, then what concerns ensembles, spectra and cost; both for the mean of the headline fields."""
+        d, leads, value = self.document, self.leads(), self._values()
+        names = list(dict.fromkeys(r["method"] for r in d["rows"]))
         title = (
             f"{d['system']}, preset {d['preset_name']}, {d['data']} data, split {d['split']}: mean of "
             f"{', '.join(d['headline'])}; 95 % intervals over {next(iter(value.values()))['count']} initial conditions"
         )
-        table = Table(title=title, title_justify="left")
-        table.add_column("method", no_wrap=True)
-        for lead in shown:
-            table.add_column(f"VRMSE\nlead {lead:g}", justify="right")
-        for lead in shown[:2]:
-            table.add_column(f"CRPS\nlead {lead:g}", justify="right")
-        table.add_column(f"spread/skill\nlead {' / '.join(f'{x:g}' for x in shown)}", justify="right")
-        table.add_column(f"SRMSE low / mid / high\nlead {shown[1 % len(shown)]:g}", justify="right")
-        table.add_column("evals\n/step", justify="right")
-        table.add_column("ms\n/step", justify="right")
-        table.add_column("train\ns", justify="right")
-        for name in dict.fromkeys(r["method"] for r in d["rows"]):
+        errors = Table(title=title, title_justify="left")
+        columns = [("vrmse_mean", "VRMSE, ensemble mean", lead) for lead in leads]
+        columns += [("vrmse_member", "VRMSE, member", leads[0])]
+        columns += [("crps", "CRPS / std", lead) for lead in leads]
+        errors.add_column("method", no_wrap=True)
+        for _, label, lead in columns:
+            errors.add_column(f"{label}\nlead {lead:g}", justify="right", no_wrap=True)
+        best = {(score, lead): _best(value, names, score, lead) for score, _, lead in columns}
+        for name in names:
+            cells = [_cell(value.get((name, ev.MEAN, lead, score)), best[score, lead]) for score, _, lead in columns]
+            errors.add_row(name, *cells)
+
+        middle = leads[1 % len(leads)]
+        other = Table()
+        other.add_column("method", no_wrap=True)
+        spread = f"spread / skill\nlead {', '.join(f'{x:g}' for x in leads)}"
+        bands = f"SRMSE low, mid, high\nlead {middle:g}"
+        for label in (
+            spread,
+            bands,
+            "evaluations\nper step",
+            "ms\nper step",
+            "parameters",
+            "training\nsteps",
+            "training\ns",
+        ):
+            other.add_column(label, justify="right")
+        for name in names:
             record = d["methods"].get(name, {})
-
-            def cell(lead: float, score: str, name: str = name) -> str:
-                return _cell(value.get((name, ev.MEAN, lead, score)))
-
-            plain = [_plain(value.get((name, ev.MEAN, lead, "spread_skill"))) for lead in shown]
-            bands = [_plain(value.get((name, ev.MEAN, shown[1 % len(shown)], f"srmse_{b}"))) for b in ("low", "mid", "high")]
-            table.add_row(
+            ratios = [_plain(value.get((name, ev.MEAN, lead, "spread_skill"))) for lead in leads]
+            srmse = [_plain(value.get((name, ev.MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
+            other.add_row(
                 name,
-                *(cell(lead, "vrmse_mean") for lead in shown),
-                *(cell(lead, "crps") for lead in shown[:2]),
-                " / ".join(plain) if any(p != "-" for p in plain) else "-",
-                " / ".join(bands),
+                ", ".join(ratios) if any(r != "-" for r in ratios) else "-",
+                ", ".join(srmse),
                 str(record.get("evaluations", "-")),
-                f"{1e3 * record['seconds_per_step']:.1f}" if "seconds_per_step" in record else "-",
+                f"{1e3 * record['seconds_per_step']:.1f}" if "evaluations" in record else "-",
+                f"{record['parameters']:,}" if "parameters" in record else "-",
+                str(record.get("steps", "-")),
                 f"{record['seconds']:.0f}" if "seconds" in record else "-",
             )
-        return table
+        return [errors, other]
 
     def notes(self) -> list[str]:
-        """What the table needs said in words: the floors, and what the intervals leave open."""
-        d, lines = self.document, []
-        first = min(r["lead"] for r in d["rows"])
-        value = {
-            (r["method"], r["field"]): r["value"] for r in d["rows"] if r["lead"] == first and r["score"] == "vrmse_mean"
-        }
-        for codec in dict.fromkeys(m for m, _ in value if m.startswith("codec/")):
-            parts = []
-            for (method, field), loss in value.items():
-                if method == codec and field != ev.MEAN:
-                    change = value.get(("persistence", field))
-                    parts.append(f"{field} {loss:.3f}" + (f" (one-step change {change:.3f})" if change else ""))
-            lines.append(f"{codec} loses (VRMSE): " + ", ".join(parts))
+        """What the tables need said in words: who wins, against what, and what the codec alone loses."""
+        d, value, lines = self.document, self._values(), []
+        names = list(d["methods"])
+        leads = self.leads()
+        for score, label in (("vrmse_mean", "VRMSE of the ensemble mean"), ("crps", "CRPS")):
+            wins = [f"{_best(value, names, score, lead)} at lead {lead:g}" for lead in leads]
+            lines.append(f"best {label}: {', '.join(wins)}")
         for c in d["comparisons"]:
-            if c["lead"] == first and c["over"] == "deterministic":
-                lines.append(
-                    f"CRPS of {c['method']} over the MAE of deterministic at lead {first:g}: "
-                    f"{c['value']:.3f} [{c['low'] or np.nan:.3f}, {c['high'] or np.nan:.3f}]"
-                )
+            if c["lead"] in leads[:2]:
+                low, high = (np.nan if c[k] is None else c[k] for k in ("low", "high"))
+                ratio = "lost" if c["value"] is None else f"{c['value']:.3f} [{low:.3f}, {high:.3f}]"
+                lines.append(f"CRPS of {c['method']} over the MAE of {c['over']} at lead {c['lead']:g}: {ratio}")
+        codecs = dict.fromkeys(r["method"] for r in d["rows"] if r["method"].startswith("codec/"))
+        for codec in codecs:
+            lines.append(self._floor(codec, leads[0], value))
         return lines
+
+    def _floor(self, codec: str, lead: float, value: dict[tuple[str, str, float, str], dict[str, Any]]) -> str:
+        parts = []
+        for method, field, at, score in value:
+            if (method, at, score) != (codec, lead, "vrmse_mean") or field == ev.MEAN:
+                continue
+            loss = value[method, field, at, score]["value"]
+            change = value.get(("persistence", field, at, score), {}).get("value")
+            text = f"{field} {loss:.4f}"
+            if change is not None:
+                text += f" (one-step change {change:.4f}{', the codec decides' if loss > change / 2 else ''})"
+            parts.append(text)
+        return f"{codec} alone loses (VRMSE): {', '.join(parts)}"
 
     def show(self, console: Console) -> None:
         """Print table and notes."""
-        console.print(self.table())
+        for table in self.tables():
+            console.print(table)
         for line in self.notes():
             console.print(line, highlight=False)
         console.print(f"scores, forecasts and plots: {self.folder}", highlight=False)
 
 
+def _best(value: dict[Any, dict[str, Any]], names: list[str], score: str, lead: float) -> str | None:
+    """The row with the smallest score, codecs alone left out."""
+    found = {n: value.get((n, ev.MEAN, lead, score), {}).get("value") for n in names if not n.startswith("codec/")}
+    known = {n: v for n, v in found.items() if v is not None}
+    return min(known, key=lambda n: known[n]) if known else None
+
+
 def _plain(row: dict[str, Any] | None) -> str:
-    return "-" if row is None else "lost" if row["value"] is None else f"{row['value']:.2g}"
+    return "-" if row is None or row["value"] is None else f"{row['value']:.2g}"
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: dict[str, Any] | None, best: str | None) -> str:
     if row is None:
         return "-"
     if row["value"] is None:
         return "lost"
-    if row["low"] is None or not np.isfinite(row["low"]):
-        return f"{row['value']:.4f}"
-    return f"{row['value']:.4f}\n[{row['low']:.4f}, {row['high']:.4f}]"
+    text = f"{row['value']:.4f}"
+    if row["low"] is not None:
+        text += f"\n{row['low']:.4f}-{row['high']:.4f}"
+    return f"[bold]{text}[/bold]" if row["method"] == best else text
+
+
+def _files(path: Path) -> list[str]:
+    """Files of the results that a `scores.json` lists."""
+    try:
+        return [f for f in load_json(path)["files"] if f.endswith(".png")] if path.exists() else []
+    except (InputError, KeyError, TypeError):
+        return []
 
 
 def hardware(device: str) -> dict[str, Any]:

@@ -15,13 +15,12 @@ from typing import Any
 
 import torch
 import xarray as xr
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from physinterp import __version__
 from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
-from physinterp.checkpoint import fingerprint, load_json, save_json, save_tensors
+from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
 from physinterp.config import Preset, home
 from physinterp.data import open_dataset
 from physinterp.data.statistics import statistics
@@ -30,7 +29,7 @@ from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
 from physinterp.system import System
-from physinterp.train import Pairs, Trainer
+from physinterp.train import STATE, Pairs, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
@@ -56,25 +55,26 @@ class Runs:
         system, preset: card and preset; name: of the preset, for the folder.
         seed: of weights, batches and noise in training.
         device: where to train.
-        retrain: delete the weights of earlier runs of this preset and seed first.
     """
 
-    def __init__(
-        self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu", retrain: bool = False
-    ) -> None:
+    def __init__(self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu") -> None:
         self.system = system.with_grid(preset.shape) if preset.shape else system
         self.preset, self.seed, self.device = preset, seed, device
         self.stride = round(preset.step / system.dt)
         if self.stride < 1 or abs(self.stride * system.dt - preset.step) > 1e-6 * preset.step:
             raise InputError(f"step {preset.step:g} is no multiple of the card's dt = {system.dt:g}; choose one that is")
-        self.root = home() / "runs" / f"{system.name}-{name}"
+        self.root = home() / "runs" / f"{system.name}-{name}-{self.key}"
+        self.latents = home() / "latents" / self.root.name
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
         self._packed: dict[str, tuple[Tensor, Tensor]] = {}
         self._states: dict[tuple[str, str], Tensor] = {}
-        if retrain:
-            for path in (*self.root.glob(f"*-{self.key}"), *(home() / "latents").glob(f"*-{self.key}*")):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def discard(self) -> None:
+        """Delete weights, latents and scores of earlier runs of this preset and seed; the data stay."""
+        for path in (self.root, self.latents):
+            if path.exists():
+                shutil.rmtree(path)
 
     # data ----------------------------------------------------------------------------------------------------------
 
@@ -105,11 +105,12 @@ class Runs:
         if codec == "identity":
             return Pairs(x, parameters, self.stride)
         if (split, codec) not in self._states:
-            path = home() / "latents" / f"{self.folder(f'codec-{codec}').name}-{split}.safetensors"
+            network = self.codec(codec)
+            path = self.latents / f"{codec}-{self.weights(f'codec-{codec}')}-{split}.safetensors"
             if not path.exists():
                 LOGGER.info("encoding %s with %s", split, codec)
-                save_tensors({"states": self._encode(x, parameters, self.codec(codec))}, path)
-            self._states[split, codec] = load_file(path)["states"]
+                save_tensors({"states": self._encode(x, parameters, network)}, path)
+            self._states[split, codec] = load_tensors(path)["states"]
         return Pairs(self._states[split, codec], parameters, self.stride)
 
     @torch.inference_mode()
@@ -137,10 +138,15 @@ class Runs:
 
     def folder(self, name: str) -> Path:
         """Where a trained network lives."""
-        return self.root / f"{name}-{self.key}"
+        return self.root / name
+
+    def weights(self, name: ModelName | str) -> str | None:
+        """Short hash of the trained weights, None where there are none yet."""
+        return digest(self.folder(str(name)) / "weights.safetensors")
 
     def codec(self, name: str) -> Autoencoder | Identity:
         """A trained codec."""
+        torch.manual_seed(self.seed)
         codec = make_codec(name, self.system, self.preset).to(self.device)
         if isinstance(codec, Identity):
             return codec
@@ -188,7 +194,8 @@ class Runs:
         fall = 1 - plan.trunk
         if name.trunk is None:
             self._trunk(name)
-            return self._trainer(folder).fit(model, train, valid, share, str(name), decay=fall)
+            search = {k: v for k, v in load_json(folder / "trunk.json").items() if k == "search"}
+            return search | self._trainer(folder).fit(model, train, valid, share, str(name), decay=fall)
         twin, steps, seconds = self._trunk(name.trunk)
         model.backbone.load_state_dict(twin.backbone.state_dict())
         if name.objective == "interpolant":
@@ -208,7 +215,8 @@ class Runs:
             record = self._trainer(folder).fit(twin, train, valid, share, str(name), decay=fall, until=plan.trunk)
             save_tensors(twin.state_dict(), path)
             save_json(record, note)
-        twin.load_state_dict(load_file(path, device=self.device))
+        with reading(path):
+            twin.load_state_dict(load_tensors(path, self.device))
         record = load_json(note)
         return twin, record["steps"], record["seconds"]  # type: ignore[return-value]
 
@@ -218,12 +226,14 @@ class Runs:
         weights, note = folder / "weights.safetensors", folder / "model.json"
         if weights.exists() and note.exists():
             LOGGER.info("%s: weights of an earlier run", key)
-            network.load_state_dict(load_file(weights, device=self.device))
+            with reading(weights):
+                network.load_state_dict(load_tensors(weights, self.device))
             self._reused.add(key)
         else:
             record = train(folder)
             save_tensors(network.state_dict(), weights)
             save_json(record | self._provenance(), note)
+            (folder / STATE).unlink(missing_ok=True)
         return network.eval().requires_grad_(False)
 
     def _provenance(self) -> dict[str, Any]:

@@ -25,10 +25,9 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from physinterp.checkpoint import save_tensors
+from physinterp.checkpoint import load_tensors, reading, save_tensors
 from physinterp.config import Training
 from physinterp.optim import optimizers
 from physinterp.types import Conditioning
@@ -37,6 +36,7 @@ LOGGER = logging.getLogger(__name__)
 
 WARMUP = 0.02  # share of the budget over which the learning rate rises
 SEARCH = 0.05  # share of the budget that each candidate of the learning rate gets
+STATE = "state.safetensors"  # the state of a training in its folder
 SAVE_SECONDS = 30.0  # between two savings of the state of a training
 
 
@@ -66,9 +66,8 @@ class Pairs:
 
     def difference_std(self) -> Tensor:
         """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""
-        difference = self.states[:, self.stride :] - self.states[:, : -self.stride]
-        dims = [d for d in range(difference.ndim) if d != 2]
-        return difference.double().square().mean(dims).sqrt().clamp(min=1e-6).float()
+        squares = [(z[self.stride :] - z[: -self.stride]).double().square().mean((0, 2, 3)) for z in self.states]
+        return torch.stack(squares).mean(0).sqrt().clamp(min=1e-6).float()
 
 
 @dataclass
@@ -103,7 +102,8 @@ class _Run:
             self.average[name].copy_(saved[f"average.{name}"])
             owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
             prefix = f"moment.{name}."
-            owner.state[p] = {k[len(prefix) :]: v.clone() for k, v in saved.items() if k.startswith(prefix)}
+            found = {k[len(prefix) :]: v for k, v in saved.items() if k.startswith(prefix)}
+            owner.state[p] = {k: v.clone() if k == "step" else v.to(p.device, copy=True) for k, v in found.items()}
 
     def averaged(self) -> dict[str, Tensor]:
         """State dict for use: averaged parameters, the buffers as they are."""
@@ -153,7 +153,8 @@ class Trainer:
             budget: share of the plan's budget that this training may use, the search included.
             label: for the progress bar.
             decay: share of this training over which the learning rate falls.
-            until: stop at this share; the state stays in the folder and the next call goes on from there.
+            until: stop at this share; the next call goes on from the state in the folder, also when it is
+                complete, until what was trained has been saved elsewhere.
         Returns:
             Record: steps, seconds, learning_rate, valid_loss, and the losses of the search.
         Raises:
@@ -161,7 +162,7 @@ class Trainer:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self.decay = decay
-        state = self.folder / "state.safetensors"
+        state = self.folder / STATE
         model.to(self.fabric.device)
         rates = self.plan.learning_rates
         search: dict[str, float] = {}
@@ -171,17 +172,17 @@ class Trainer:
             tick = lambda p: progress.update(bar, completed=p)  # noqa: E731
             if state.exists():
                 run = _Run(model, rates[0])
-                run.restore(load_file(state))
+                with reading(state):
+                    run.restore(load_tensors(state))
                 LOGGER.info("%s: resumed at step %d", label, run.step)
             elif len(rates) == 1:
                 run = _Run(model, rates[0])
             else:
                 run, search = self._search(model, train, valid, budget, tick)
             self._advance(run, train, budget, until, tick, state)
-            if until < 1:
-                save_tensors(run.tensors(), state)
+            save_tensors(run.tensors(), state)
             model.load_state_dict(run.averaged())
-        record = {
+        return {
             "steps": run.step,
             "seconds": round(run.elapsed, 1),
             "learning_rate": run.rate,
@@ -189,9 +190,6 @@ class Trainer:
             "valid_loss": self.validate(model, valid),
             "pairs": len(train),
         }
-        if until >= 1:
-            state.unlink(missing_ok=True)
-        return record
 
     def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
         """Each learning rate gets the same small share of the budget from the same start; the best one goes on."""
@@ -240,7 +238,7 @@ class Trainer:
                 run.elapsed = time.perf_counter() - begun
                 if run.step % 10 == 1:
                     row = {"step": run.step, "seconds": round(run.elapsed, 2), "used": round(p, 4)}
-                    row |= {"learning_rate": rate, "loss": loss.item(), "gradient_norm": norm.item()}
+                    row |= {"learning_rate": rate, "candidate": run.rate, "loss": loss.item(), "gradient_norm": norm.item()}
                     log.write(json.dumps(row) + "\n")
                     tick(p)
                 if state is not None and time.perf_counter() - saved > SAVE_SECONDS:

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from physinterp import benchmark, cli, metrics, plot, runs, train
 from physinterp.benchmark import Options, run
@@ -235,7 +236,7 @@ def labels(monkeypatch) -> list[str]:
 
 
 def weights(home: Path) -> dict[str, bytes]:
-    return {p.parent.name.rpartition("-")[0]: p.read_bytes() for p in home.rglob("weights.safetensors")}
+    return {p.parent.name: p.read_bytes() for p in home.rglob("weights.safetensors")}
 
 
 def test_a_method_that_is_added_later_is_all_that_is_trained(small, labels, tmp_path):
@@ -294,6 +295,52 @@ def test_retrain(small, labels, tmp_path, fresh_home):
     labels.clear()
     run(Options("kolmogorov", retrain=True, **options))
     assert set(labels) == {"deterministic-identity-unet"} and weights(fresh_home) == first
+
+
+def test_retrain_keeps_everything_until_the_input_is_known_to_be_good(command, small, tmp_path, fresh_home):
+    run(Options("kolmogorov", methods=("deterministic",), out=tmp_path / "out"))
+    before = weights(fresh_home)
+    code, lines = command("--system", "kolmogorov", "--retrain", "--data", "nowhere.h5")
+    assert code == 2 and "nowhere.h5" in lines[0] and weights(fresh_home) == before
+
+
+def test_retrain_leaves_no_scores_of_the_old_weights(small, labels, tmp_path, fresh_home):
+    names = ("persistence", "deterministic", "si-em")
+    run(Options("kolmogorov", methods=names, out=tmp_path / "out"))
+    run(Options("kolmogorov", methods=("deterministic",), out=tmp_path / "one", retrain=True))
+    labels.clear()
+    run(Options("kolmogorov", methods=names, out=tmp_path / "out"))
+    assert labels == ["interpolant-identity-unet"]  # its weights were discarded with the twin's, and so were its scores
+
+
+def test_latents_belong_to_the_weights_of_their_codec(small, labels, tmp_path, fresh_home):
+    options = {"methods": ("si-em/dcae-unet",), "sampler": "si-em/dcae-unet", "out": tmp_path / "a"}
+    run(Options("kolmogorov", **options))
+    codec = next(fresh_home.rglob("codec-dcae/weights.safetensors"))
+    other = {k: v * 1.01 for k, v in load_file(codec).items()}
+    save_file(other, codec)
+    count = len(list(fresh_home.rglob("latents/*/*.safetensors")))
+    for folder in fresh_home.rglob("*-dcae-unet"):
+        shutil.rmtree(folder)
+    labels.clear()
+    run(Options("kolmogorov", **options))
+    assert "interpolant-dcae-unet" in labels and len(list(fresh_home.rglob("latents/*/*.safetensors"))) == 2 * count
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["weights.safetensors", "trunk.safetensors", "model.json", "trunk.json", "*.nc", "generation.json", "checksums.json"],
+)
+def test_a_damaged_file_of_ours_is_named(command, small, tmp_path, fresh_home, pattern):
+    names = ("persistence", "deterministic") if pattern == "*.nc" else ("deterministic", "si-em")
+    run(Options("kolmogorov", methods=names, out=tmp_path / "out"))
+    if pattern.startswith("trunk"):
+        shutil.rmtree(next(fresh_home.rglob("interpolant-identity-unet")))
+    path = next(fresh_home.rglob(pattern))
+    path.write_bytes(b"x")
+    code, lines = command("--system", "kolmogorov", "--methods", "deterministic,si-em", out="new")
+    lines = [line for line in lines if "error" in line]
+    assert code == 2 and len(lines) == 1 and str(path) in lines[0] and "delete it" in lines[0]
 
 
 def test_scores_of_something_else_are_not_taken(small, tmp_path):
@@ -400,6 +447,10 @@ def command(monkeypatch, capsys, tmp_path):
         ("--system rbc --preset tiny --steps 0", "--steps must be at least 1, found 0"),
         ("--system rbc --preset tiny --members -1", "--members must be at least 1, found -1"),
         ("--system rbc --preset tiny --lead 0", "--lead must be at least 1, found 0"),
+        ("--system rbc --preset tiny --lead 99", "--lead 99: trajectories hold 10 steps; ask for at most that"),
+        ("--system rbc --preset tiny --methods ,", "--methods names no row; known: persistence"),
+        ("--system rbc --preset tiny --methods fno --steps 3", "--steps 3: no row has a sampler"),
+        ("--system rbc --preset tiny --device cpux", "no device 'cpux': did you mean 'cpu'"),
         ("--system rbc --preset tiny --sampler si-e --members 4", "--members 4: si-e is deterministic"),
         ("--system kolmogorov --preset tiny --data nowhere.h5", "nowhere.h5: no such file or folder"),
     ],
@@ -414,7 +465,7 @@ def test_options_that_cannot_be_used(command, fresh_home, arguments, message):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_device_that_is_not_there(command, fresh_home):
     code, lines = command("--system", "rbc", "--preset", "tiny", "--device", "cuda")
-    assert (code, lines) == (2, ["error: device 'cuda' is not there; use --device cpu"])
+    assert (code, lines) == (2, ["error: there is no CUDA device here; use --device cpu"])
 
 
 @pytest.mark.parametrize("arguments", ["", "--system rbc --steps two", "--system rbc --stepps 2", "--nothing"])

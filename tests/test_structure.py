@@ -22,6 +22,7 @@ LINES = 400
 # Data flow in one direction: a module imports only what stands in an earlier line, or beside it in its own line.
 ORDER = (
     ("errors", "types"),
+    ("checkpoint",),
     ("grid",),
     ("system",),
     ("config",),
@@ -35,7 +36,6 @@ ORDER = (
     ("autoencoder", "baselines", "drift"),
     ("methods",),
     ("emulator",),
-    ("checkpoint",),
     ("evaluate",),
     ("train",),
     ("runs",),

@@ -181,7 +181,8 @@ def test_an_interrupted_training_resumes_to_the_bit(tmp_path, monkeypatch, call,
     assert record["steps"] == expected["steps"] and record["valid_loss"] == expected["valid_loss"]
     if len(rates) == 1:
         assert resumed.calls == 24 - (call - 1)
-    assert not (tmp_path / "part" / "state.safetensors").exists()
+    again, repeated = fit(tmp_path / "part", training=training)  # complete: nothing is left to do
+    assert same(whole, again) and again.calls == 0 and repeated["steps"] == expected["steps"]
 
 
 def test_an_interruption_keeps_what_was_saved(tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ class EDM(Diffusion):
         c_skip = 1 / (1 + v^2),  c_out = v / sqrt(1 + v^2),  c_in = 1 / sqrt(1 + v^2)
 
     The loss is the mean squared error of F, ln v ~ N(-0.5, 1.2^2): EDM's law, in units of sigma_data.
+    v_min = 0.002 and v_max = 80 are EDM's numbers, taken in units of the unit standard deviation of y.
     References: Karras et al. 2022, arXiv:2206.00364, table 1.
     """
 
@@ -65,7 +66,7 @@ class EDM(Diffusion):
         return c_in**2 * y_s + v * c_in * self.network(x0, c_in * y_s, s, cond)
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
-        quantile = uniform(len(x0), generator, x0).clamp(1e-4, 1 - 1e-4)
+        quantile = uniform(len(x0), generator, x0).clamp(1e-6, 1 - 1e-6)
         sigma = (1.2 * torch.special.ndtri(quantile) - 0.5).exp().clamp(EDM_MIN, EDM_MAX)
         v, y = as_level(sigma), (x1 - x0) / self.scale
         c_in = (1 + v**2).rsqrt()

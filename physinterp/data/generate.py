@@ -32,6 +32,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from physinterp.checkpoint import load_json
 from physinterp.config import home
 from physinterp.data import well
 from physinterp.data.recipe import Batch, Recipe, batches, plan
@@ -114,9 +115,7 @@ def generate(
 def rate(folder: str | Path) -> float | None:
     """Seconds per simulated time unit and trajectory of the last run that made files in a folder."""
     path = Path(folder) / "generation.json"
-    return (
-        json.loads(path.read_text(encoding="utf-8")).get("seconds_per_time_unit_and_trajectory") if path.is_file() else None
-    )
+    return load_json(path).get("seconds_per_time_unit_and_trajectory") if path.is_file() else None
 
 
 def _make(
@@ -124,13 +123,16 @@ def _make(
 ) -> float:
     """Run one batch to its file; returns the simulated time times trajectories of this call."""
     arguments = {name.lower(): value for name, value in batch.settings.items()}
-    solver: Solver = SOLVERS[recipe.solver](
-        shape=recipe.shape,
-        length=recipe.length,
-        dtype=getattr(torch, recipe.dtype),
-        device=device,
-        **arguments,
-    )
+    try:
+        solver: Solver = SOLVERS[recipe.solver](
+            shape=recipe.shape,
+            length=recipe.length,
+            dtype=getattr(torch, recipe.dtype),
+            device=device,
+            **arguments,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{system.name}: the solver refuses its settings: {error}") from error
     if solver.fields != system.field_names:
         raise InputError(f"the card's fields {system.field_names} are not those of the solver {solver.fields}")
     # the first `warm` advances are the spin-up; frame i is the output after `warm` + i advances
@@ -206,7 +208,7 @@ def _check_run(folder: Path, recipe: Recipe) -> None:
         if well.splits(folder):
             raise InputError(f"{folder} holds data that were not generated here; choose another folder")
         return
-    found, ours = json.loads(note.read_text(encoding="utf-8")), _plain(recipe)
+    found, ours = load_json(note), _plain(recipe)
     if found["key"] != recipe.key:
         different = {k: (found["recipe"].get(k), v) for k, v in ours.items() if found["recipe"].get(k) != v}
         raise InputError(f"{folder} holds another run; (found, asked): {different}; choose another folder or delete it")
@@ -231,7 +233,7 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _finish(folder: Path, recipe: Recipe, system: System, splits: Sequence[str], speed: float, device: str) -> None:
     note = folder / "generation.json"
-    found = json.loads(note.read_text(encoding="utf-8"))
+    found = load_json(note)
     _write_json(note, found | {"seconds_per_time_unit_and_trajectory": speed, "device": device})
     if "train" in splits:
         write_stats(folder / "stats.yaml", well.read(folder, "train", system), system, f"training split, {recipe.key}")
@@ -249,8 +251,9 @@ def _room(folder: Path) -> Iterator[None]:
     """A full disk as one clear line; what was finished stays and a later run continues from it."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) != errno.ENOSPC and "No space left" not in str(error):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error) or "errno = 28" in str(error)
+        if not full:  # h5py raises RuntimeError
             raise
         raise InputError(
             f"no space left in {folder}: finished files are kept; free space, or set PHYSINTERP_HOME to a "

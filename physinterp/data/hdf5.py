@@ -25,8 +25,13 @@ def opened(path: Path) -> Iterator[h5py.File]:
             yield file
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
+    except InputError:
+        raise
     except KeyError as error:
         raise InputError(f"{path}: a group, data set or attribute is missing: {error.args[0]}") from error
+    except (TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"{path}: not in the layout expected ({text})") from error
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
         raise InputError(

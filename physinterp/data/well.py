@@ -27,6 +27,7 @@ import h5py
 import numpy as np
 import xarray as xr
 
+from physinterp.checkpoint import load_json
 from physinterp.data.hdf5 import files_in, lazy, opened, text
 from physinterp.data.statistics import vector_fields
 from physinterp.errors import InputError
@@ -275,7 +276,7 @@ def _strings(values: Any) -> np.ndarray:
 
 def _checksums(root: Path) -> dict[str, Any]:
     path = root / "checksums.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return load_json(path) if path.is_file() else {}
 
 
 def _note_checksum(path: Path, temporary: Path) -> None:
