@@ -187,9 +187,6 @@ class Job:
 
     def check(self) -> None:
         """Find what cannot work before anything is trained: the folder of the results, and the user's data."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        if not os.access(self.out, os.W_OK):
-            raise InputError(f"{self.out}: cannot be written to; choose another folder with --out")
         if self.options.data is not None:
             self.truth.check(self.system.field_names)
             self._warn_range()
@@ -199,6 +196,9 @@ class Job:
                 raise InputError(
                     f"--lead {self.preset.lead}: trajectories hold {frames // self.runs.stride} steps; ask for at most that"
                 )
+        self.out.mkdir(parents=True, exist_ok=True)
+        if not os.access(self.out, os.W_OK):
+            raise InputError(f"{self.out}: cannot be written to; choose another folder with --out")
 
     def _warn_range(self) -> None:
         for p in self.system.parameters:

@@ -85,7 +85,9 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (SafetensorError, ValueError, KeyError, RuntimeError, EOFError) as error:
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged ({reason}): delete it and run the command again") from error
 

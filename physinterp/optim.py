@@ -16,7 +16,8 @@ EDGES = {
     "film",
     "modulation",
 }  # layers that read or write other things than hidden features
-ADAM_RATIO = 0.1  # learning rate of AdamW over that of Muon
+ADAM_RATIO = 0.1  # learning rate of AdamW over that of Muon, where a network has both
+ADAM_ALONE = 0.5  # and for a network without Muon's matrices, such as an FNO, so that one list of candidates serves all
 
 
 class Muon(torch.optim.Optimizer):
@@ -77,8 +78,8 @@ def optimizers(model: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     hidden: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
     for name, p in model.named_parameters():
-        matrix = p.ndim in (2, 4) and not p.is_complex() and not EDGES & set(name.split("."))
+        matrix = p.ndim in (2, 4) and min(p.shape[:2]) > 1 and not p.is_complex() and not EDGES & set(name.split("."))
         (hidden if matrix else other).append(p)
     found: list[torch.optim.Optimizer] = [Muon(hidden, lr)] if hidden else []
-    adam = torch.optim.AdamW(other, lr=lr * ADAM_RATIO, betas=(0.9, 0.99), weight_decay=1e-3)
+    adam = torch.optim.AdamW(other, lr=lr * (ADAM_RATIO if hidden else ADAM_ALONE), betas=(0.9, 0.99), weight_decay=1e-3)
     return [*found, adam]
