@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,9 +117,16 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
 
 
 def spectrum(x: Tensor, grid: Grid) -> metrics.Spectrum:
-    """Power over the periodic axes of fields (..., C, *S), physical wavenumbers."""
+    """Power over the periodic axes of fields (..., C, *S), physical wavenumbers.
+
+    Along a single axis the Nyquist shell is left out: spectral solvers keep it empty, and a ratio to nothing says nothing.
+    """
     spacing = [grid.axes[a].spacing for a in grid.periodic]
-    return metrics.power_spectrum(x, torch.from_numpy(grid.weights), axes=grid.periodic, spacing=spacing)
+    s = metrics.power_spectrum(x, torch.from_numpy(grid.weights), axes=grid.periodic, spacing=spacing)
+    if len(spacing) > 1:
+        return s
+    inside = s.k < s.nyquist * (1 - 1e-9)
+    return replace(s, k=s.k[inside], power=s.power[..., inside], counts=s.counts[inside])
 
 
 def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator) -> xr.Dataset:
@@ -187,6 +194,8 @@ DEFINITIONS = {
     "vrmse_mean": "vrmse of the ensemble mean",
     "vrmse_unweighted": "vrmse_member without quadrature weights, comparable with The Well's number",
     "spread_skill_codec": "spread_skill with the error against the encoded and decoded truth, for rows with a codec",
+    "spectra": "srmse and log_spectral_distance along a single axis leave out the Nyquist shell, which spectral solvers "
+    "keep empty",
     "intervals": "95 %, bootstrap over trajectories; the members of all initial conditions share their noise, whose part in "
     "the variance is left out",
     "evaluations": "network evaluations per physical step of one member",

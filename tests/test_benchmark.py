@@ -147,7 +147,8 @@ def test_the_table_and_the_notes(tiny, capsys):
     ):
         assert name in text
     assert (
-        "codec/dcae alone loses (VRMSE): vorticity" in text and "CRPS of si-em over the MAE of deterministic at lead 0.4" in text
+        "codec/dcae alone loses (VRMSE): vorticity" in text
+        and "CRPS of si-em over the MAE of deterministic at lead 0.4" in text
     )
 
 
