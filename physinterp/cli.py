@@ -63,7 +63,7 @@ def benchmark(
         system=system, sampler=sampler, preset=preset, data=data, methods=rows, steps=steps, members=members,
         lead=lead, seed=seed, device=device, out=out, retrain=retrain,
     )  # fmt: skip
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 150  # piped: wide enough for the tables
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 175  # piped: wide enough for the tables
     try:
         run(options).show(Console(width=width))
     except KeyboardInterrupt:  # before typer makes its own message of it
