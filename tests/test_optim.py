@@ -55,6 +55,6 @@ def test_beats_gradient_descent_on_an_ill_conditioned_least_squares_problem() ->
             loss = (x @ weight - y).square().mean()
             loss.backward()
             optimizer.step()
-        return float(loss)
+        return loss.item()
 
     assert final(Muon) < final(torch.optim.SGD)

@@ -92,7 +92,7 @@ def test_a_budget_in_steps(tmp_path, budget, expected):
     model, record = fit(tmp_path, budget=budget)
     assert model.calls == record["steps"] == expected
     assert record["learning_rate"] == 0.02 and record["pairs"] == len(TRAIN) and record["valid_loss"] > 0
-    assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log.jsonl", "state.safetensors"]
 
 
 def test_a_budget_in_seconds(tmp_path):
@@ -118,7 +118,9 @@ def test_the_log(tmp_path):
     fit(tmp_path)
     rows = log(tmp_path)
     assert [row["step"] for row in rows] == [1, 11, 21]
-    assert all(row.keys() == {"step", "seconds", "used", "learning_rate", "loss", "gradient_norm"} for row in rows)
+    assert all(
+        row.keys() == {"step", "seconds", "used", "learning_rate", "candidate", "loss", "gradient_norm"} for row in rows
+    )
     assert rows[0]["learning_rate"] < rows[1]["learning_rate"] > rows[2]["learning_rate"] > 0
 
 
