@@ -26,7 +26,8 @@ class Muon(torch.optim.Optimizer):
         m <- mu m + (1 - mu) g,   W <- W - lr sqrt(max(1, rows / columns)) orthogonal((1 - mu) g + mu m)
 
     A convolution (C', C, k, k) is the matrix C' x C k k. For matrices alone: train vectors and the layers at the edges
-    of a network with AdamW. On the U-Nets of the benchmark it needs less than half of AdamW's steps for the same error.
+    of a network with AdamW. After 300 steps of
+    the rbc U-Net its validation error was .025, that of AdamW .039 (one rate of AdamW, 2e-3, one seed).
 
     Arguments:
         params: matrices and kernels.
