@@ -39,6 +39,14 @@ NoiseFn: TypeAlias = Callable[[int], Tensor]
 """noise(k): the k-th standard normal draw of this physical step, shaped like the state."""
 
 
+class Residual(Protocol):
+    """The covariance C of x1 given x0 as an operator, in units of the interpolant's sigma: R = C / sigma^2."""
+
+    def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """f(R) x: f acts on the eigenvalues of R (any shape, elementwise); x and the result (B, C, *S)."""
+        ...
+
+
 class Codec(Protocol):
     """A map between physical (normalised) fields and the space in which a stepper works."""
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from physinterp.interpolant import Interpolant
-from physinterp.samplers import Sampler, edm_sigma, variance_preserving
+from physinterp.samplers import Sampler
+from physinterp.samplers.diffusion import edm_sigma, variance_preserving
 from physinterp.types import Conditioning
 
 SHAPE = (1, 1, 1, 1)

@@ -19,7 +19,8 @@ from physinterp.drift import Drift
 from physinterp.model import Model, as_level, gaussian, uniform
 from physinterp.nn.dit import DiT
 from physinterp.nn.unet import UNet
-from physinterp.samplers import SAMPLERS, edm_sigma, variance_preserving
+from physinterp.samplers import SAMPLERS
+from physinterp.samplers.diffusion import edm_sigma, variance_preserving
 from physinterp.types import Conditioning
 
 C, H, W = 2, 16, 8

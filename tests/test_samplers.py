@@ -12,16 +12,13 @@ from exact import Counted, ddpm_denoiser, edm_denoiser, full, gaussian_drift, mo
 from physinterp.errors import InputError
 from physinterp.interpolant import LinearInterpolant
 from physinterp.samplers import (
-    EDM_MAX,
-    EDM_MIN,
     SAMPLERS,
     Ancestral,
     DriftEuler,
     EDMHeun,
     EulerMaruyama,
-    edm_level,
-    edm_sigma,
 )
+from physinterp.samplers.diffusion import EDM_MAX, EDM_MIN, edm_level, edm_sigma
 from physinterp.types import Conditioning
 
 CASES = [(0.0, 1.0, 1.0, 1.0), (-2.0, 0.7, 0.04, 0.9), (1.3, -3.0, 16.0, 0.5)]  # x0, mu, C, sigma

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from physinterp.model import Model, as_level, gaussian, uniform
-from physinterp.samplers import EDM_MAX, EDM_MIN, Sampler, edm_level, edm_sigma, variance_preserving
+from physinterp.samplers import Sampler
+from physinterp.samplers.diffusion import EDM_MAX, EDM_MIN, edm_level, edm_sigma, variance_preserving
 from physinterp.types import Conditioning, NoiseFn
 
 
