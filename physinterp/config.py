@@ -31,6 +31,7 @@ class Training(Card):
         learning_rates: candidates, chosen on the validation split.
         trunk: share of the budget after which the learning rate of the twin begins to fall, and after which a copy of
             it becomes the start of the other objectives.
+        twin: share of the budget at whose end the twin inside the interpolant from a forecast is complete.
         codec: share of the budget that the autoencoder takes, where there is one.
         average: decay of the moving average of the weights per step.
         clip: largest norm of the gradient.
@@ -42,6 +43,7 @@ class Training(Card):
     batch: int = Field(16, gt=0)
     learning_rates: tuple[float, ...] = Field((1e-3,), min_length=1)
     trunk: float = Field(0.6, gt=0, lt=1)
+    twin: float = Field(0.8, gt=0, lt=1)
     codec: float = Field(0.35, gt=0, lt=1)
     average: float = Field(0.99, ge=0, lt=1)
     clip: float = Field(1.0, gt=0)
@@ -51,6 +53,8 @@ class Training(Card):
     def _one_budget(self) -> Training:
         if (self.seconds is None) == (self.steps is None):
             raise ValueError("give the budget as seconds or as steps, not both")
+        if self.trunk >= self.twin:
+            raise ValueError(f"the twin ends at {self.twin:g}, before the trunk at {self.trunk:g}: raise `twin`")
         return self
 
     def used(self, step: int, elapsed: float, budget: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,30 +33,52 @@ class SampledStepper(nn.Module):
 
 
 class Noise:
-    """Standard normal draws of one physical step: draw k of a member depends on (seed, member, step, k) alone.
+    r"""Standard normal draws: draw k of a member at a step depends on (seed, member, step, k) alone.
 
-    The generators live on the CPU, so a member is the same for every batch, order and number of other members.
+        e_t = rho e_{t-1} + sqrt(1 - rho^2) xi_t,   e_0 = xi_0
+
+    Every e_t is standard normal, so the law of one physical step is that of white noise; with rho > 0 the errors of
+    successive steps are alike, as those of a model are, and the spread grows faster with lead time. The generators
+    live on the CPU, so a member is the same for every batch, order and number of other members.
+
+    Arguments:
+        seed: of all members and steps.
+        shape: of a draw.
+        correlation: rho in [0, 1), between successive physical steps.
     """
 
-    def __init__(self, seed: int, step: int, shape: tuple[int, ...]) -> None:
-        self.seed, self.step, self.shape = seed, step, shape
-        self.generators: dict[int, torch.Generator] = {}
-        self.draws: dict[int, list[Tensor]] = {}
+    def __init__(self, seed: int, shape: tuple[int, ...], correlation: float = 0.0) -> None:
+        self.seed, self.shape, self.correlation = seed, shape, correlation
+        self._white: dict[tuple[int, int], tuple[torch.Generator, list[Tensor]]] = {}
+        self._kept: dict[tuple[int, int], tuple[int, Tensor]] = {}  # (member, k): the last step that was asked for
 
-    def draw(self, member: int, k: int) -> Tensor:
-        """Draw k of a member, shape `shape`, float32."""
-        if member not in self.draws:
-            digest = hashlib.blake2b(f"{self.seed}/{member}/{self.step}".encode(), digest_size=7).digest()
-            self.generators[member] = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-            self.draws[member] = []
-        drawn = self.draws[member]
+    def draw(self, step: int, member: int, k: int) -> Tensor:
+        """Draw k of a member at a step, shape `shape`, float32."""
+        if not self.correlation:
+            return self._fresh(step, member, k)
+        at, e = self._kept.get((member, k), (-1, torch.empty(0)))
+        if at > step:
+            at = -1
+        for t in range(at + 1, step + 1):
+            xi = self._fresh(t, member, k)
+            e = self.correlation * e + math.sqrt(1 - self.correlation**2) * xi if t else xi
+        self._kept[member, k] = step, e
+        return e
+
+    def _fresh(self, step: int, member: int, k: int) -> Tensor:
+        """xi: one generator per member and step, its draws in the order of k."""
+        if (step, member) not in self._white:
+            self._white = {key: value for key, value in self._white.items() if key[0] == step}
+            digest = hashlib.blake2b(f"{self.seed}/{member}/{step}".encode(), digest_size=7).digest()
+            self._white[step, member] = torch.Generator().manual_seed(int.from_bytes(digest, "big")), []
+        generator, drawn = self._white[step, member]
         while len(drawn) <= k:
-            drawn.append(torch.randn(self.shape, generator=self.generators[member]))
+            drawn.append(torch.randn(self.shape, generator=generator))
         return drawn[k]
 
-    def of(self, members: Tensor, device: torch.device) -> NoiseFn:
+    def of(self, step: int, members: Tensor, device: torch.device) -> NoiseFn:
         """noise(k) of a batch whose rows belong to these members."""
-        return lambda k: torch.stack([self.draw(int(m), k) for m in members]).to(device)
+        return lambda k: torch.stack([self.draw(step, int(m), k) for m in members]).to(device)
 
 
 class Emulator:
@@ -70,6 +93,7 @@ class Emulator:
         micro_batch: rows that the stepper sees at once; the last one is filled up, because matrix products depend on
             the size of the batch in their last bit.
         device: where to compute.
+        correlation: of the noise of successive steps, see `Noise`.
     """
 
     def __init__(
@@ -81,9 +105,10 @@ class Emulator:
         dt: float,
         micro_batch: int = 16,
         device: str | torch.device = "cpu",
+        correlation: float = 0.0,
     ) -> None:
         self.system, self.stack, self.codec, self.stepper, self.dt = system, stack, codec, stepper, dt
-        self.micro_batch, self.device = micro_batch, torch.device(device)
+        self.micro_batch, self.device, self.correlation = micro_batch, torch.device(device), correlation
 
     @torch.inference_mode()
     def states(self, x: Tensor, parameters: Tensor, steps: int, members: int = 1, seed: int = 0) -> Iterator[Tensor]:
@@ -103,11 +128,11 @@ class Emulator:
         member = rows % members
         cond = Conditioning(parameters.repeat_interleave(members, 0).to(self.device))
         z = self._chunks(lambda i: self.codec.encode(x[i // members].to(self.device), cond.select(i)), rows)
+        noise = Noise(seed, tuple(z.shape[1:]), self.correlation)
         for step in range(steps):
-            noise = Noise(seed, step, tuple(z.shape[1:]))
 
-            def advance(i: Tensor, z: Tensor = z, noise: Noise = noise) -> Tensor:
-                return self.stepper(z[i].to(self.device), cond.select(i), noise=noise.of(member[i], self.device))
+            def advance(i: Tensor, z: Tensor = z, step: int = step) -> Tensor:
+                return self.stepper(z[i].to(self.device), cond.select(i), noise=noise.of(step, member[i], self.device))
 
             z = self._chunks(advance, rows)
             decoded = self._chunks(lambda i, z=z: self.codec.decode(z[i].to(self.device), cond.select(i)), rows)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
-from physinterp.baselines.diffusion import DDPM, EDM
+from physinterp.baselines.diffusion import DDPM, EDM, FlowMatching
 from physinterp.baselines.fno import FNOBackbone
+from physinterp.calibration import Covariance
 from physinterp.config import Preset
-from physinterp.drift import Drift
+from physinterp.drift import Drift, ForecastDrift, StateDrift
 from physinterp.errors import InputError
 from physinterp.model import Model
 from physinterp.nn.dcae import Decoder, Encoder
@@ -21,13 +22,14 @@ from physinterp.nn.dit import DiT
 from physinterp.nn.unet import UNet
 from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System, near
-from physinterp.types import Boundary
 
 OBJECTIVES: dict[str, type[Model]] = {
     "deterministic": Deterministic,
-    "interpolant": Drift,
+    "interpolant": ForecastDrift,
+    "interpolant-state": StateDrift,
     "ddpm": DDPM,
     "edm": EDM,
+    "flow-matching": FlowMatching,
 }
 BACKBONES: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "dit": DiT, "fno": FNOBackbone}
 CODECS = ("identity", "dcae")
@@ -40,11 +42,13 @@ class Method:
     Attributes:
         objective: key of OBJECTIVES, or None where nothing is trained.
         sampler: key of SAMPLERS, or None where there is nothing to sample.
+        steps: of the sampler, those of the preset where None.
         backbone, codec: those of the preset where None.
     """
 
     objective: str | None
     sampler: str | None = None
+    steps: int | None = None
     backbone: str | None = None
     codec: str | None = None
 
@@ -58,11 +62,20 @@ METHODS: dict[str, Method] = {
     "persistence": Method(None),
     "climatology": Method(None),
     "deterministic": Method("deterministic"),
+    "deterministic-dressed": Method("deterministic", "si-cal", steps=1),
     "fno": Method("deterministic", backbone="fno", codec="identity"),
-    "si-e": Method("interpolant", "si-e"),
-    "si-em": Method("interpolant", "si-em"),
+    **{name: Method("interpolant", name) for name in SAMPLERS if name.startswith("si-")},
+    "si-e-state": Method("interpolant-state", "si-e"),
+    "si-em-state": Method("interpolant-state", "si-em"),
+    "si-cal-state": Method("interpolant-state", "si-cal"),
     "ddpm": Method("ddpm", "ddpm"),
+    "ddim": Method("ddpm", "ddim"),
+    "tsm": Method("ddpm", "tsm"),
     "edm": Method("edm", "edm"),
+    "edm-euler": Method("edm", "edm-euler"),
+    "fm": Method("flow-matching", "fm"),
+    "fm-euler": Method("flow-matching", "fm-euler"),
+    "fm-heun": Method("flow-matching", "fm-heun"),
 }
 
 
@@ -103,7 +116,7 @@ def method(name: str) -> Method:
             raise InputError(f"{name!r}: no {kind} {value!r}: {near(value, known)}; write METHOD/CODEC-BACKBONE")
     if backbone == "fno" and row.objective != "deterministic":
         raise InputError(f"{name!r}: the fno does not see noise; only `deterministic` can use it")
-    return Method(row.objective, row.sampler, backbone, codec)
+    return replace(row, backbone=backbone, codec=codec)
 
 
 def model_name(row: Method, preset: Preset) -> ModelName | None:
@@ -124,32 +137,46 @@ def make_codec(codec: str, system: System, preset: Preset) -> Autoencoder | Iden
     return Autoencoder(Encoder(channels, latent, **shared), Decoder(channels, latent, **shared), bound)
 
 
-def make_model(
-    name: ModelName, system: System, preset: Preset, channels: int, scale: Tensor, sigma: Tensor | None = None
-) -> Model:
-    """An untrained model on states of some channels; `sigma` is that of the interpolant."""
-    networks = preset.networks
-    key = name.backbone if name.codec == "identity" else f"{name.codec}-{name.backbone}"
-    arguments = dict(_arguments(preset, key if key in networks else name.backbone))
-    boundary: Sequence[Boundary] = system.grid.boundary
+def make_model(name: ModelName, system: System, preset: Preset, shape: Sequence[int], scale: Tensor) -> Model:
+    """An untrained model on states of a shape (C, *S)."""
+    objective = OBJECTIVES[name.objective]
+    if objective in (DDPM, EDM, FlowMatching):
+        return objective(_backbone(name, system, preset, shape[0]), scale)
+    covariance = Covariance(shape[0], shape[1:], system.grid.periodic)
+    if objective is ForecastDrift:
+        twin = make_model(ModelName("deterministic", name.codec, name.backbone), system, preset, shape, scale)
+        if not isinstance(twin, Deterministic):
+            raise TypeError(f"the twin of {name} is no deterministic model")
+        return ForecastDrift(_backbone(name, system, preset, shape[0]), scale, covariance, twin)
+    return (StateDrift if objective is StateDrift else Deterministic)(
+        _backbone(name, system, preset, shape[0]), scale, covariance
+    )
+
+
+def _backbone(name: ModelName, system: System, preset: Preset, channels: int) -> nn.Module:
+    """The backbone of a model; the residual network of a `ForecastDrift` starts anew, the others from their twin."""
+    networks, boundary = preset.networks, system.grid.boundary
+    keys = [name.backbone if name.codec == "identity" else f"{name.codec}-{name.backbone}", name.backbone]
+    residual = name.objective == "interpolant"
+    if residual:
+        keys = [f"{keys[0]}-residual", *keys]
+    arguments = dict(_arguments(preset, next((k for k in keys if k in networks), name.backbone)))
     if name.backbone != "fno":  # the library's FNO is always told the place
-        arguments.update(clean_channels=channels, fixed=system.grid.fixed)
-    backbone = BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
-    if name.objective == "interpolant":
-        if sigma is None:
-            raise ValueError("an interpolant needs sigma")
-        return Drift(backbone, scale, sigma)
-    return OBJECTIVES[name.objective](backbone, scale)
+        arguments.update(clean_channels=None if residual else channels, fixed=system.grid.fixed)
+    return BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
 
 
-def make_sampler(row: Method, model: Model, steps: Mapping[str, int]) -> Sampler | None:
-    """The sampler of a row with its number of steps."""
+STEPS = 5  # of a sampler for which a preset says nothing
+
+
+def make_sampler(row: Method, model: Model, steps: Mapping[str, int], temperature: float = 1.0) -> Sampler | None:
+    """The sampler of a row with its number of steps and the temperature of its noise."""
     if row.sampler is None:
         return None
-    if row.sampler not in steps:
-        raise InputError(f"the preset has no steps for sampler {row.sampler!r}: {near(row.sampler, steps)}")
-    interpolant = model.interpolant if isinstance(model, Drift) else None
-    return SAMPLERS[row.sampler](steps[row.sampler], interpolant)
+    count = row.steps or steps.get(row.sampler, STEPS)
+    if isinstance(model, Drift | Deterministic):
+        return SAMPLERS[row.sampler](count, model.interpolant, model.residual, temperature)
+    return SAMPLERS[row.sampler](count, temperature=temperature)
 
 
 def _arguments(preset: Preset, key: str) -> Mapping[str, Any]:

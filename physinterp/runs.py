@@ -1,7 +1,8 @@
 """Trained models of one benchmark: what is cached is used, what is missing is trained.
 
 Every learned method has the same budget. A codec takes its share first; the twin (`Deterministic`) takes the rest; every
-other objective starts from the twin as it was when its learning rate began to fall, and counts that time as its own.
+other objective starts from the twin as it was when its learning rate began to fall, and counts that time as its own. The
+drift from a forecast first lets its own twin finish early, and learns the residual of that one in what is left.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from physinterp import __version__
 from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
-from physinterp.config import Preset, home
+from physinterp.config import Preset, Training, home
 from physinterp.data import open_dataset
 from physinterp.data.statistics import statistics
+from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
@@ -33,7 +36,7 @@ from physinterp.train import STATE, Pairs, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 1  # raised when weights trained by an earlier version must not be reused
+FORMAT = 2  # raised when weights trained by an earlier version must not be reused
 
 
 class Reconstruction(nn.Module):
@@ -180,45 +183,73 @@ class Runs:
         record = load_json(self.folder(str(name)) / "model.json")
         return record | {"reused": str(name) in self._reused}
 
-    def _untrained(self, name: ModelName, sigma: Tensor | None = None) -> Model:
+    def _untrained(self, name: ModelName) -> Model:
         pairs = self.pairs("train", name.codec)
-        channels = pairs.states.shape[2]
         torch.manual_seed(self.seed)
-        if sigma is None and name.objective == "interpolant":
-            sigma = torch.ones(channels)  # replaced by the loaded weights, or by the twin's residual
-        return make_model(name, self.system, self.preset, channels, pairs.difference_std(), sigma).to(self.device)
+        shape = pairs.states.shape[2:]
+        return make_model(name, self.system, self.preset, shape, pairs.difference_std()).to(self.device)
 
     def _train(self, name: ModelName, model: Model, folder: Path) -> dict[str, Any]:
         plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
-        share = 1.0 if name.codec == "identity" else 1 - plan.codec
-        fall = 1 - plan.trunk
+        share, fall = self._share(name), 1 - plan.trunk
         if name.trunk is None:
             self._trunk(name)
             search = {k: v for k, v in load_json(folder / "trunk.json").items() if k == "search"}
-            return search | self._trainer(folder).fit(model, train, valid, share, str(name), decay=fall)
-        twin, steps, seconds = self._trunk(name.trunk)
-        model.backbone.load_state_dict(twin.backbone.state_dict())
-        if name.objective == "interpolant":
-            model.sigma.copy_(residual_std(twin, valid, self.device)[:, None, None])  # type: ignore[operator, union-attr]
-        record = self._trainer(folder).fit(model, train, valid, share * fall, str(name))
-        return record | {"steps": record["steps"] + steps, "seconds": record["seconds"] + seconds, "start": str(name.trunk)}
+            record = search | self._trainer(folder).fit(model, train, valid, share, str(name), decay=fall)
+        else:
+            trunk, begun = self._trunk(name.trunk)
+            if isinstance(model, ForecastDrift):
+                record = self._train_from_forecast(name, model, folder, trunk, begun["learning_rate"])
+            else:
+                model.backbone.load_state_dict(trunk.backbone.state_dict())
+                if isinstance(model, StateDrift):
+                    twin = self.model(name.trunk)
+                    model.covariance.sigma.copy_(twin.covariance.sigma)  # type: ignore[operator, union-attr, arg-type]
+                record = self._trainer(folder).fit(model, train, valid, share * fall, str(name))
+            record |= {key: record[key] + begun[key] for key in ("steps", "seconds")} | {"start": str(name.trunk)}
+        if isinstance(model, Deterministic):
+            model.covariance.fit(residuals(model.mean, valid, self.device))
+        if isinstance(model, StateDrift):
+            model.covariance.fit(residuals(model.mean, valid, self.device), model.covariance.sigma)
+        return record
 
-    def _trunk(self, name: ModelName) -> tuple[Deterministic, int, float]:
-        """The twin where its learning rate begins to fall, with the steps and seconds it took."""
+    def _train_from_forecast(
+        self, name: ModelName, model: ForecastDrift, folder: Path, trunk: Deterministic, rate: float
+    ) -> dict[str, Any]:
+        """Its twin to the end of a shorter training, the covariance of that twin's residual, then the drift."""
+        plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
+        share, rates = self._share(name), plan.model_copy(update={"learning_rates": (rate,)})
+        model.twin.load_state_dict(trunk.state_dict())
+        twin = self._trainer(folder / "twin", rates).fit(
+            model.twin.requires_grad_(True), train, valid, share * (plan.twin - plan.trunk), f"{name}, twin"
+        )
+        model.twin.requires_grad_(False)
+        of_valid, of_train = (residuals(model.mean, pairs, self.device) for pairs in (valid, train))
+        model.covariance.fit(of_valid)
+        ratio = of_valid.square().mean((0, 2, 3)) / of_train.square().mean((0, 2, 3))
+        model.inflation.copy_(ratio.sqrt().clamp(min=1)[:, None, None])
+        drift = self._trainer(folder, rates).fit(model, train, valid, share * (1 - plan.twin), str(name))
+        sums = {key: twin[key] + drift[key] for key in ("steps", "seconds")}
+        return drift | sums | {"inflation": model.inflation.flatten().tolist()}
+
+    def _share(self, name: ModelName) -> float:
+        """Share of the budget that is left for a model beside its codec."""
+        return 1.0 if name.codec == "identity" else 1 - self.preset.training.codec
+
+    def _trunk(self, name: ModelName) -> tuple[Deterministic, dict[str, Any]]:
+        """The twin where its learning rate begins to fall, and the record of its training until there."""
         folder = self.folder(str(name))
         path, note = folder / "trunk.safetensors", folder / "trunk.json"
         twin = self._untrained(name)
         if not (path.exists() and note.exists()):
             plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
-            share = 1.0 if name.codec == "identity" else 1 - plan.codec
-            fall = 1 - plan.trunk
+            share, fall = self._share(name), 1 - plan.trunk
             record = self._trainer(folder).fit(twin, train, valid, share, str(name), decay=fall, until=plan.trunk)
             save_tensors(twin.state_dict(), path)
             save_json(record, note)
         with reading(path):
             twin.load_state_dict(load_tensors(path, self.device))
-        record = load_json(note)
-        return twin, record["steps"], record["seconds"]  # type: ignore[return-value]
+        return twin, load_json(note)  # type: ignore[return-value]
 
     def _ready(self, key: str, network: nn.Module, train: Any) -> nn.Module:
         """Load the weights of a network, or train and save them."""
@@ -233,7 +264,8 @@ class Runs:
             record = train(folder)
             save_tensors(network.state_dict(), weights)
             save_json(record | self._provenance(), note)
-            (folder / STATE).unlink(missing_ok=True)
+            for state in (folder / STATE, folder / "twin" / STATE):
+                state.unlink(missing_ok=True)
         return network.eval().requires_grad_(False)
 
     def _provenance(self) -> dict[str, Any]:
@@ -247,20 +279,22 @@ class Runs:
             "seed": self.seed,
         }
 
-    def _trainer(self, folder: Path) -> Trainer:
-        return Trainer(self.preset.training, self.seed, folder, self.device)
+    def _trainer(self, folder: Path, plan: Training | None = None) -> Trainer:
+        return Trainer(plan or self.preset.training, self.seed, folder, self.device)
 
 
 @torch.inference_mode()
-def residual_std(twin: Deterministic, pairs: Pairs, device: str, batch: int = 64, most: int = 512) -> Tensor:
-    """Standard deviation of x1 - E[x1 | x0] per channel on some pairs, shape (C,)."""
+def residuals(
+    mean: Callable[[Tensor, Conditioning], Tensor], pairs: Pairs, device: str, batch: int = 64, most: int = 1024
+) -> Tensor:
+    """x1 - E[x1 | x0] on pairs spread evenly, shape (N, C, *S), on the CPU."""
     index = torch.linspace(0, len(pairs) - 1, min(len(pairs), most)).long()
-    total = torch.zeros(pairs.states.shape[2], dtype=torch.float64)
+    found = []
     for rows in index.split(batch):
         x0, x1, cond = pairs.select(rows)
-        mean = twin.mean(x0.to(device), Conditioning(None if cond.parameters is None else cond.parameters.to(device)))
-        total += (x1 - mean.cpu()).double().square().mean((0, 2, 3)) * len(rows)
-    return (total / len(index)).sqrt().float()
+        parameters = None if cond.parameters is None else cond.parameters.to(device)
+        found.append(x1 - mean(x0.to(device), Conditioning(parameters)).cpu())
+    return torch.cat(found)
 
 
 def _repeat(parameters: Tensor, count: int, device: str) -> Conditioning:

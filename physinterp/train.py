@@ -260,6 +260,8 @@ class Trainer:
     @torch.no_grad()
     def validate(self, model: Any, valid: Pairs, batches: int = 8) -> float:
         """Mean loss over pairs spread evenly over the validation split, with the same noise every time."""
+        training = model.training
+        model.eval()
         generator = torch.Generator().manual_seed(0)
         count = min(len(valid), batches * self.plan.batch)
         index = torch.linspace(0, len(valid) - 1, count).long()
@@ -268,6 +270,7 @@ class Trainer:
         for rows in index.split(self.plan.batch):
             x0, x1, cond = _to(valid.select(rows), self.fabric.device)
             losses.append(model.loss(x0, x1, cond, generator).item() * len(rows))
+        model.train(training)
         return sum(losses) / count
 
 

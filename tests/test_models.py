@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from physinterp.baselines.deterministic import Deterministic
-from physinterp.baselines.diffusion import DDPM, EDM
+from physinterp.baselines.diffusion import DDPM, EDM, Diffusion, FlowMatching
 from physinterp.baselines.fno import FNOBackbone
 from physinterp.baselines.reference import Climatology, Persistence
 from physinterp.checkpoint import save_tensors
 from physinterp.drift import Drift
+from physinterp.interpolant import LinearInterpolant, OneSidedInterpolant, TrigonometricInterpolant
 from physinterp.model import Model, as_level, gaussian, uniform
 from physinterp.nn.dit import DiT
 from physinterp.nn.unet import UNet
-from physinterp.samplers import SAMPLERS
-from physinterp.samplers.diffusion import edm_sigma, variance_preserving
+from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.types import Conditioning
 
 C, H, W = 2, 16, 8
@@ -36,7 +36,9 @@ OBJECTIVES = {
     "interpolant": lambda backbone: Drift(backbone, SCALE, SIGMA),
     "ddpm": lambda backbone: DDPM(backbone, SCALE),
     "edm": lambda backbone: EDM(backbone, SCALE),
+    "flow-matching": lambda backbone: FlowMatching(backbone, SCALE),
 }
+FROM_NOISE = ("ddpm", "edm", "flow-matching")
 
 
 def states(n: int, seed: int = 0) -> Tensor:
@@ -95,13 +97,105 @@ def test_the_second_input_of_the_drift_is_the_scaled_departure():
     torch.testing.assert_close(seen[0][1], (x_s - x0) / COLUMN)
 
 
+def denoiser(model: Diffusion, y_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
+    return model.path.clean(model(y_s, s, x0, cond), y_s, x0, as_level(s))
+
+
 def test_edm_preconditioning_is_that_of_karras():
     """c_skip, c_out and c_in for sigma_data = 1: the input and the target of the network have unit variance."""
-    model = EDM(Formula(lambda x0, y, s: y), SCALE)
-    y_s, s = states(4), torch.tensor([0.0, 0.3, 0.6, 0.75])
-    v = edm_sigma(as_level(s))
-    expected = y_s / (1 + v**2) + v / (1 + v**2).sqrt() * (y_s / (1 + v**2).sqrt())
-    torch.testing.assert_close(model.denoise(y_s, s, states(4), Conditioning()), expected)
+    model = EDM(Formula(lambda x0, y, s: y.cos()), SCALE).double()
+    y_s, s = states(4).double(), torch.tensor([0.0, 0.3, 0.6, 0.75]).double()
+    v = 80 * (1 - as_level(s)) ** 7
+    expected = y_s / (1 + v**2) + v / (1 + v**2).sqrt() * (y_s / (1 + v**2).sqrt()).cos()
+    torch.testing.assert_close(denoiser(model, y_s, s, states(4).double(), Conditioning()), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_ddpm_preconditioning_is_the_v_prediction():
+    model = DDPM(Formula(lambda x0, y, s: y.cos()), SCALE).double()
+    y_s, s = states(4).double(), torch.tensor([0.0, 0.3, 0.6, 1.0]).double()
+    a, v = torch.sin(math.pi / 2 * as_level(s)), torch.cos(math.pi / 2 * as_level(s))
+    found = denoiser(model, y_s, s, states(4).double(), Conditioning())
+    torch.testing.assert_close(found, a * y_s + v * y_s.cos(), rtol=1e-12, atol=1e-12)
+
+
+def test_flow_matching_preconditioning_is_the_velocity_of_a_standard_normal():
+    """b = (2 s - 1) / q^2 y_s + F / q."""
+    zeros, ones = (FlowMatching(Formula(lambda x0, y, s, c=c: c + 0 * y), SCALE).double() for c in (0.0, 1.0))
+    y_s, s = states(4).double(), torch.tensor([0.0, 0.2, 0.5, 1.0]).double()
+    variance = as_level(s) ** 2 + (1 - as_level(s)) ** 2
+    base = zeros(y_s, s, y_s, Conditioning())
+    torch.testing.assert_close(base, (2 * as_level(s) - 1) / variance * y_s, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close((ones(y_s, s, y_s, Conditioning()) - base) ** 2, (1 / variance).expand_as(y_s))
+
+
+# targets -----------------------------------------------------------------------------------------------------------
+
+SOURCES = {"ddpm": TrigonometricInterpolant(0.0), "flow-matching": LinearInterpolant(0.0)}
+
+
+def telling(model_of, y: Tensor, z: Tensor) -> Diffusion:
+    """A model whose network knows y and z and predicts its own target, (v y - a z) / sqrt(a^2 + v^2)."""
+
+    def f(x0: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        c = model.path.coefficients(s)
+        return (c.gamma * y - c.beta * z) / (c.beta**2 + c.gamma**2).sqrt()
+
+    model: Diffusion = model_of(Formula(f)).double()
+    return model
+
+
+@pytest.mark.parametrize("name", FROM_NOISE)
+def test_the_target_of_a_model_is_that_of_its_interpolant(name):
+    y, z, x0 = (states(4, i).double() for i in range(3))
+    s = torch.tensor([0.0, 0.3, 0.6, 0.95]).double()
+    model = telling(OBJECTIVES[name], y, z)
+    assert isinstance(model.path, OneSidedInterpolant)
+    bridge = model.path.bridge(x0, y, as_level(s), z)
+    torch.testing.assert_close(model(bridge.x_s, s, x0, Conditioning()), bridge.target, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_target_is_that_of_an_interpolant_whose_source_is_the_noise(name):
+    """Flow matching is the linear and DDPM the trigonometric interpolant from x0 = z with sigma = 0: the same pair
+    of input and target, so the same minimiser."""
+    y, z, other = (states(4, i).double() for i in range(3))
+    s = torch.tensor([0.0, 0.3, 0.6, 0.95]).double()
+    model, two_sided = telling(OBJECTIVES[name], y, z), SOURCES[name].bridge(z, y, as_level(s), other)
+    one_sided = model.path.bridge(other, y, as_level(s), z)
+    torch.testing.assert_close(one_sided.x_s, two_sided.x_s, rtol=1e-12, atol=1e-12)
+    found = model(two_sided.x_s, s, other, Conditioning())
+    torch.testing.assert_close(found, two_sided.target, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", FROM_NOISE)
+def test_the_loss_is_that_of_the_paper(name):
+    """Flow matching: |b - (y - z)|^2. DDPM: |F - (v y - a z)|^2. EDM: (v^2 + 1) / v^2 |D - y|^2."""
+    levels: list[Tensor] = []
+    network = Formula(lambda x0, u, s: levels.append(s) or (u + 0.3 * x0).sin())
+    model = OBJECTIVES[name](network).double().requires_grad_(False)
+    x0, y = states(8).double(), states(8, 1).double()
+    found = float(model.loss(x0, x0 + COLUMN.double() * y, Conditioning(), torch.Generator().manual_seed(4)))
+    s, generator = levels.pop().flatten(), torch.Generator().manual_seed(4)
+    uniform(8, generator, y)
+    bridge = model.path.bridge(x0, y, as_level(s), gaussian(generator, y))
+    b = model(bridge.x_s, s, x0, Conditioning())
+    if name == "edm":
+        v = 80 * (1 - as_level(s)) ** 7
+        error = (1 + v**2).sqrt() / v * (denoiser(model, bridge.x_s, s, x0, Conditioning()) - y)
+    else:
+        error = (b - bridge.target) * (2 / math.pi if name == "ddpm" else 1)
+    assert found == pytest.approx(float(error.square().mean()), rel=1e-9)
+
+
+def test_levels_of_edm_have_the_law_of_karras():
+    """ln v has the mean -1.2 - ln(sigma_data) for EDM's sigma_data = 0.5, and v keeps within EDM's levels."""
+    u = (torch.arange(4096, dtype=torch.float64) + 0.5) / 4096
+    levels = EDM(nn.Identity(), SCALE).levels
+    log = EDM.path.coefficients(levels(u)).gamma.log()
+    assert float(log.mean()) == pytest.approx(-1.2 - math.log(0.5), abs=0.02)
+    assert float(log.std()) == pytest.approx(1.2, abs=0.01)
+    v = EDM.path.coefficients(levels(torch.tensor([0.0, 1.0]).double())).gamma
+    assert 0.001999 < float(v[0]) < 0.01 and 50 < float(v[1]) < 80.001
 
 
 # minimisers --------------------------------------------------------------------------------------------------------
@@ -120,24 +214,24 @@ def drift_network(x0: Tensor, y: Tensor, s: Tensor) -> Tensor:
     return (drift - k * departure) / (1 - s * k) / COLUMN
 
 
-def ddpm_network(x0: Tensor, y: Tensor, s: Tensor) -> Tensor:
-    a, v = variance_preserving(s)
-    gain = (y - a * MEAN) / (a**2 * VARIANCE + v**2)
-    return v * (MEAN + a * VARIANCE * gain) - a * v * gain
+def one_sided_network(path: OneSidedInterpolant):
+    """The same for a model from noise: (v E[y] - a E[z]) / q from the input y_s / q."""
 
+    def f(x0: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        c = path.coefficients(s)
+        a, v, q = c.beta, c.gamma, (c.beta**2 + c.gamma**2).sqrt()
+        off = (q * u - a * MEAN) / (a**2 * VARIANCE + v**2)
+        return (v * (MEAN + a * VARIANCE * off) - a * v * off) / q
 
-def edm_network(x0: Tensor, y: Tensor, s: Tensor) -> Tensor:
-    v = edm_sigma(s)
-    c_in = (1 + v**2).rsqrt()
-    y_s = y / c_in
-    return (MEAN + VARIANCE * (y_s - MEAN) / (VARIANCE + v**2) - c_in**2 * y_s) / (v * c_in)
+    return f
 
 
 EXACT = {
     "deterministic": lambda x0, y, s: torch.full_like(x0, MEAN),
     "interpolant": drift_network,
-    "ddpm": ddpm_network,
-    "edm": edm_network,
+    "ddpm": one_sided_network(DDPM.path),
+    "edm": one_sided_network(EDM.path),
+    "flow-matching": one_sided_network(FlowMatching.path),
 }
 
 
@@ -170,18 +264,35 @@ def test_the_exact_network_minimises_the_loss(name):
     assert float(model.backbone.shift.grad.abs().max()) < 12 * math.sqrt(best / samples)
 
 
-def test_sampling_the_exact_networks_gives_the_law():
-    """Objective and sampler fit together: moments of x1 from exact networks, per channel."""
-    n = 4000
-    x0 = torch.full((n, C, 1, 1), 0.7)
-    for name, sampler in (("interpolant", SAMPLERS["si-em"](40, Drift(nn.Identity(), SCALE, SIGMA).interpolant)),
-                          ("ddpm", SAMPLERS["ddpm"](200)), ("edm", SAMPLERS["edm"](40))):  # fmt: skip
-        generator = torch.Generator().manual_seed(5)
-        model = OBJECTIVES[name](Formula(EXACT[name]))
-        with torch.no_grad():
-            x1 = model.advance(x0, Conditioning(), sampler, lambda k, g=generator: torch.randn(x0.shape, generator=g))
-        assert ((x1 - x0).mean(0).flatten() / SCALE).tolist() == pytest.approx([MEAN] * C, abs=0.06), name
-        assert ((x1 - x0).var(0).flatten() / SCALE**2).tolist() == pytest.approx([VARIANCE] * C, rel=0.15), name
+def check_the_law(model: Model, sampler: Sampler) -> None:
+    """Moments of x1 per channel within the error of 4000 samples and of the sampler."""
+    x0, generator = torch.full((4000, C, 1, 1), 0.7), torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        x1 = model.advance(x0, Conditioning(), sampler, lambda k: torch.randn(x0.shape, generator=generator))
+    assert ((x1 - x0).mean(0).flatten() / SCALE).tolist() == pytest.approx([MEAN] * C, abs=0.06)
+    assert ((x1 - x0).var(0).flatten() / SCALE**2).tolist() == pytest.approx([VARIANCE] * C, rel=0.15)
+
+
+def test_sampling_the_exact_drift_gives_the_law():
+    model = OBJECTIVES["interpolant"](Formula(EXACT["interpolant"]))
+    check_the_law(model, SAMPLERS["si-em"](40, model.interpolant))
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler", "steps"),
+    [
+        ("ddpm", "ddpm", 200),
+        ("ddpm", "ddim", 60),
+        ("edm", "edm", 40),
+        ("edm", "edm-euler", 150),
+        ("flow-matching", "fm", 5),
+        ("flow-matching", "fm-euler", 60),
+        ("flow-matching", "fm-heun", 10),
+    ],
+)
+def test_sampling_the_exact_networks_from_noise_gives_the_law(name, sampler, steps):
+    """Objective and sampler fit together."""
+    check_the_law(OBJECTIVES[name](Formula(EXACT[name])), SAMPLERS[sampler](steps))
 
 
 # warm start --------------------------------------------------------------------------------------------------------
@@ -219,14 +330,22 @@ def test_a_warm_si_e_gives_the_forecast_of_the_twin(twin):
         torch.testing.assert_close(x1, twin[0].mean(x0, cond), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["ddpm", "edm"])
+@pytest.mark.parametrize("name", FROM_NOISE)
 def test_a_warm_denoiser_estimates_what_the_twin_does(twin, name):
     model = started(twin, name)
     x0, e, cond = states(3), states(3, 1), condition(3)
-    pure = e if name == "ddpm" else 80 * e
-    found = x0 + COLUMN * model.denoise(pure, torch.zeros(3), x0, cond)
-    tolerance = 1e-4 if name == "ddpm" else 0.015 * float(COLUMN.max() * e.abs().max())  # c_skip leaves v / (1 + v^2) e
+    pure = 80 * e if name == "edm" else e
+    found = x0 + COLUMN * denoiser(model, pure, torch.zeros(3), x0, cond)
+    tolerance = 0.015 * float(COLUMN.max() * e.abs().max()) if name == "edm" else 1e-4  # c_skip leaves v / (1 + v^2) e
     torch.testing.assert_close(found, twin[0].mean(x0, cond), rtol=1e-4, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["ddim", "fm-euler"])
+def test_one_step_of_a_warm_flow_gives_the_forecast_of_the_twin(twin, name):
+    model = started(twin, "ddpm" if name == "ddim" else "flow-matching")
+    x0, cond = states(3), condition(3)
+    x1 = model.advance(x0, cond, SAMPLERS[name](1), lambda k: states(3, 7))
+    torch.testing.assert_close(x1, twin[0].mean(x0, cond), rtol=1e-4, atol=1e-4)
 
 
 # training ----------------------------------------------------------------------------------------------------------
@@ -255,7 +374,7 @@ def test_a_loss_depends_on_its_generator_alone(name):
 
 
 def test_a_model_that_samples_needs_a_sampler():
-    for name in ("interpolant", "ddpm", "edm"):
+    for name in ("interpolant", *FROM_NOISE):
         with pytest.raises(ValueError, match="advanced by a sampler"):
             OBJECTIVES[name](BACKBONES["unet"]()).advance(states(1), condition(1), None, lambda k: states(1))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from physinterp.calibration import Covariance, White
+from physinterp.interpolant import LinearInterpolant
 from physinterp.model import Model
 from physinterp.samplers import Sampler
 from physinterp.types import Conditioning, NoiseFn
@@ -14,7 +16,19 @@ class Deterministic(Model):
     r"""x1 = x0 + scale F(x0), loss |x1 - x0 - scale F|^2 / scale^2: an estimate of E[x1 | x0].
 
     Any backbone: with a residual U-Net or a transformer it is the twin of the drift, with an FNO the FNO baseline.
+    Advanced by one step of the sampler `si-cal` it is dressed: mu + C^(1/2) xi, with the covariance of its own residual.
+
+    Arguments:
+        backbone, scale: see `Model`.
+        covariance: C, of x1 - mu on validation pairs, measured after training.
     """
+
+    interpolant = LinearInterpolant(1.0)
+    residual = White()
+
+    def __init__(self, backbone: nn.Module, scale: Tensor, covariance: Covariance) -> None:
+        super().__init__(backbone, scale)
+        self.covariance = covariance
 
     def mean(self, x0: Tensor, cond: Conditioning) -> Tensor:
         """E[x1 | x0], shape (B, C, *S)."""
@@ -24,4 +38,10 @@ class Deterministic(Model):
         return ((self.mean(x0, cond) - x1) / self.scale).square().mean()
 
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
-        return self.mean(z, cond)
+        if sampler is None:
+            return self.mean(z, cond)
+
+        def b(x_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
+            return self.mean(x0, cond) - x0
+
+        return sampler(b, z, cond, noise=lambda k: self.covariance.colour(noise(k)))

@@ -1,76 +1,121 @@
-"""Diffusion models of the next state: DDPM and EDM on the normalised one-step difference.
+r"""Diffusion models of the next state: DDPM, EDM and flow matching of the normalised one-step difference.
 
-Both denoise y = (x1 - x0) / scale given x0, so the clean variable has unit variance per channel (EDM's sigma_data is
-1 by construction) and, at pure noise, the network's output is the estimate of y that the deterministic twin makes:
-both can start from the twin's weights.
+    y_s = a(s) y + v(s) z,   y = (x1 - x0) / scale,   z ~ N(0, I),   given x0
+
+`scale` is measured on the data, so y has unit variance per channel: that is EDM's sigma_data, 1 in these units.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from physinterp.interpolant import (
+    FlowMatchingInterpolant,
+    OneSidedInterpolant,
+    VarianceExplodingInterpolant,
+    VariancePreservingInterpolant,
+)
 from physinterp.model import Model, as_level, gaussian, uniform
 from physinterp.samplers import Sampler
-from physinterp.samplers.diffusion import EDM_MAX, EDM_MIN, edm_level, edm_sigma, variance_preserving
+from physinterp.samplers.diffusion import EDM_MIN
 from physinterp.types import Conditioning, NoiseFn
 
 
 class Diffusion(Model, ABC):
-    """Advance by a sampled, normalised one-step difference: x1 = x0 + scale y."""
+    r"""Advance by a sampled difference, x1 = x0 + scale y. All objectives train one network, F of the input u:
+
+        u = (a y + v z) / q,   F = (v y - a z) / q,   q^2 = a^2 + v^2
+
+    two orthogonal combinations of unit variance if y is N(0, I). They read back as E[y | y_s] = (a u + v F) / q and
+    E[z | y_s] = (v u - a F) / q, of which calling the model gives the velocity
+
+        b(y_s, s, x0) = E[dy_s/ds | y_s, x0] = ((a a_dot + v v_dot) u + (a_dot v - a v_dot) F) / q
+
+    for any one-sided interpolant (a, v) = (beta, gamma). At pure noise F = E[y], the estimate of the deterministic twin,
+    so training can start from the twin's weights. A subclass is a path, a law of s and a weight.
+
+    References: Karras et al. 2022, arXiv:2206.00364, section 5; Salimans and Ho 2022, arXiv:2202.00512 (F of DDPM, "v").
+    """
+
+    path: ClassVar[OneSidedInterpolant]
 
     @abstractmethod
-    def denoise(self, y_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
-        """E[y | y_s, x0], shape (B, C, *S)."""
+    def levels(self, u: Tensor) -> Tensor:
+        """s of the training pairs from uniform numbers in [0, 1), (B,) -> (B,)."""
+
+    def weight(self, q2: Tensor) -> Tensor:
+        """Weight of |error of F|^2 at the variance q^2 of y_s, the same shape."""
+        return torch.ones_like(q2)
+
+    def forward(self, y_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
+        """The velocity b(y_s, s, x0), shape (B, C, *S)."""
+        c = self.path.coefficients(as_level(s))
+        q = (c.beta**2 + c.gamma**2).sqrt()
+        f = self.network(x0, y_s / q, s, cond)
+        along, across = c.beta * c.beta_dot + c.gamma * c.eta, c.beta_dot * c.gamma - c.beta * c.eta
+        return (along / q * y_s + across * f) / q
+
+    def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
+        s, z = self.levels(uniform(len(x0), generator, x0)), gaussian(generator, x0)
+        y, c = (x1 - x0) / self.scale, self.path.coefficients(as_level(s))
+        q2 = c.beta**2 + c.gamma**2
+        q = q2.sqrt()
+        error = self.network(x0, (c.beta * y + c.gamma * z) / q, s, cond) - (c.gamma * y - c.beta * z) / q
+        return (self.weight(q2) * error.square()).mean()
 
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
         if sampler is None:
             raise ValueError("a diffusion model is advanced by a sampler and got none")
-        return z + self.scale * sampler(self.denoise, z, cond, noise=noise)
+        return z + self.scale * sampler(self, z, cond, noise=noise)
 
 
 class DDPM(Diffusion):
-    r"""y_s = a y + v e with a = sin(pi s / 2), v = cos(pi s / 2); the network predicts F = v y - a e (minus "v").
+    r"""a = sin(pi s/2), v = cos(pi s/2), s uniform; the loss is the mean squared error of F = v y - a z.
 
-        E[y | y_s] = a y_s + v F
-
-    s = 0 is pure noise, where F = E[y]. The loss is the mean squared error of F, s uniform.
-    References: Ho et al. 2020, arXiv:2006.11239; Salimans and Ho 2022, arXiv:2202.00512 (the target).
+    q = 1 and b = pi/2 F. s = 0 is pure noise without any signal, so the samplers have no bias in the mean.
+    References: Ho et al. 2020, arXiv:2006.11239; Nichol and Dhariwal 2021, arXiv:2102.09672 (the schedule).
     """
 
-    def denoise(self, y_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
-        a, v = variance_preserving(as_level(s))
-        return a * y_s + v * self.network(x0, y_s, s, cond)
+    path = VariancePreservingInterpolant()
 
-    def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
-        s, e = uniform(len(x0), generator, x0), gaussian(generator, x0)
-        y = (x1 - x0) / self.scale
-        a, v = variance_preserving(as_level(s))
-        return (self.network(x0, a * y + v * e, s, cond) - (v * y - a * e)).square().mean()
+    def levels(self, u: Tensor) -> Tensor:
+        """Uniform s."""
+        return u
 
 
 class EDM(Diffusion):
-    r"""y_s = y + v e, v = v_max (1 - s)^7; D = c_skip y_s + c_out F(c_in y_s) with sigma_data = 1.
+    r"""a = 1, v = 80 (1 - s)^7, ln v ~ N(-0.5, 1.2^2) within [0.002, 80]; the loss is the mean squared error of F.
 
-        c_skip = 1 / (1 + v^2),  c_out = v / sqrt(1 + v^2),  c_in = 1 / sqrt(1 + v^2)
-
-    The loss is the mean squared error of F, ln v ~ N(-0.5, 1.2^2): EDM's law, in units of sigma_data.
-    v_min = 0.002 and v_max = 80 are EDM's numbers, taken in units of the unit standard deviation of y.
+    In EDM's words c_in = c_skip^(1/2) = 1/q and c_out = v/q, with the loss weight 1/c_out^2. Its numbers are kept, in
+    units of sigma_data; its mean of ln v, -1.2 at sigma_data = 0.5, becomes -0.5 = -1.2 - ln 0.5.
     References: Karras et al. 2022, arXiv:2206.00364, table 1.
     """
 
-    def denoise(self, y_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
-        v = edm_sigma(as_level(s))
-        c_in = (1 + v**2).rsqrt()
-        return c_in**2 * y_s + v * c_in * self.network(x0, c_in * y_s, s, cond)
+    path: ClassVar[VarianceExplodingInterpolant] = VarianceExplodingInterpolant()
 
-    def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
-        quantile = uniform(len(x0), generator, x0).clamp(1e-6, 1 - 1e-6)
-        sigma = (1.2 * torch.special.ndtri(quantile) - 0.5).exp().clamp(EDM_MIN, EDM_MAX)
-        v, y = as_level(sigma), (x1 - x0) / self.scale
-        c_in = (1 + v**2).rsqrt()
-        y_s = y + v * gaussian(generator, x0)
-        output = self.network(x0, c_in * y_s, edm_level(sigma), cond)
-        return (output - (y - c_in**2 * y_s) / (v * c_in)).square().mean()
+    def levels(self, u: Tensor) -> Tensor:
+        """s of log-normal noise levels v."""
+        v = (1.2 * torch.special.ndtri(u.clamp(1e-6, 1 - 1e-6)) - 0.5).exp()
+        return self.path.inverse(v.clamp(EDM_MIN, 80.0))
+
+
+class FlowMatching(Diffusion):
+    r"""a = s, v = 1 - s, s uniform; the loss is the mean squared error of the velocity b = E[y - z].
+
+    b = ((2 s - 1) u + F) / q, so an error of F weighs 1/q^2, between 1 and 2.
+    References: Lipman et al. 2022, arXiv:2210.02747; Liu et al. 2022, arXiv:2209.03003.
+    """
+
+    path = FlowMatchingInterpolant()
+
+    def levels(self, u: Tensor) -> Tensor:
+        """Uniform s."""
+        return u
+
+    def weight(self, q2: Tensor) -> Tensor:
+        """1 / q^2."""
+        return 1 / q2
