@@ -5,7 +5,7 @@ python docs/interpolants.py        writes interpolants.png beside this file and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from physinterp import interpolant as si
@@ -99,7 +100,7 @@ def shade(axes: Axes, law: Law) -> None:
     axes.set(xlim=(0, 1), ylim=(float(X[0]), float(X[-1])))
 
 
-def row(axes: tuple[Axes, Axes, Axes], law: Law, label: str, generator: torch.Generator) -> None:
+def row(axes: Sequence[Axes], law: Law, label: str, generator: torch.Generator) -> None:
     """One example: paths of the SDE, of the flow and of the drift alone, and what they give at s = 1."""
     x0 = law.source.sample(SAMPLES, generator)
     paths = {
@@ -128,7 +129,7 @@ def row(axes: tuple[Axes, Axes, Axes], law: Law, label: str, generator: torch.Ge
     axes[2].set(xlim=(float(X[0]), float(X[-1])), yticks=[])
 
 
-def figure() -> plt.Figure:
+def figure() -> Figure:
     """All panels."""
     generator = torch.Generator().manual_seed(0)
     fig = plt.figure(figsize=(10.5, 9.6), layout="constrained")
@@ -140,7 +141,7 @@ def figure() -> plt.Figure:
         ("from two modes to three", Law(si.LinearInterpolant(1.0), TWO, THREE)),
     )
     for i, (label, law) in enumerate(rows):
-        axes = tuple(fig.add_subplot(grid[i, 2 * j : 2 * j + 2]) for j in range(3))
+        axes = [fig.add_subplot(grid[i, 2 * j : 2 * j + 2]) for j in range(3)]
         row(axes, law, label, generator)
         if i == 0:
             axes[0].set_title("SDE, and its drift without noise", fontsize=10)
@@ -158,10 +159,10 @@ def figure() -> plt.Figure:
         "mirror": si.MirrorInterpolant,
     }
     for j, (name, kind) in enumerate(kinds.items()):
-        axes = fig.add_subplot(grid[3, j])
-        shade(axes, Law(kind(1.0), TWO, THREE))
-        axes.set_title(name, fontsize=9)
-        axes.set(xlabel="s", yticks=[] if j else [-2, 0, 2])
+        small = fig.add_subplot(grid[3, j])
+        shade(small, Law(kind(1.0), TWO, THREE))
+        small.set_title(name, fontsize=9)
+        small.set(xlabel="s", yticks=[] if j else [-2, 0, 2])
     return fig
 
 

@@ -36,10 +36,11 @@ from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import generate
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
-from physinterp.methods import METHODS, Method, make_sampler, method, model_name
+from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
 from physinterp.results import Results
 from physinterp.runs import Runs
 from physinterp.system import System, load_system, near
+from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
 CASES = 8  # initial conditions at least, where the data come from the user
@@ -245,7 +246,7 @@ class Job:
             "code": [__version__, metrics.VERSION, ev.VERSION],
         }
         if row is not None and row.sampler is not None:
-            settings |= {"steps": self.preset.steps.get(row.sampler), "members": self.preset.members}
+            settings |= {"steps": sampler_steps(row, self.preset.steps), "members": self.preset.members, "tune": VERSION}
         return fingerprint(settings)
 
     @cached_property
@@ -261,9 +262,8 @@ class Job:
         if what is None:
             mean = self.runs.packed("train")[0].double().mean((0, 1)).float()
             stepper: nn.Module = Persistence() if name == "persistence" else Climatology(mean)
-            return self._emulator(Identity(len(self.system.fields)), stepper), row, {}
-        codec = self.runs.codec(what.codec)
-        model = self.runs.model(what)
+            return self.runs.emulator(Identity(len(self.system.fields)), stepper), row, {}
+        codec, model = self.runs.codec(what.codec), self.runs.model(what)
         sampler = make_sampler(row, model, self.preset.steps)
         record = self.runs.record(what)
         record = {k: v for k, v in record.items() if k not in ("system", "preset", "statistics")}
@@ -272,13 +272,12 @@ class Job:
             codec_record = self.runs.record(f"codec-{what.codec}")
             record["seconds"] = record["seconds"] + codec_record["seconds"]
         record["evaluations"] = sampler.evaluations if sampler else 1
-        return self._emulator(codec, SampledStepper(model, sampler)), row, record
-
-    def _emulator(self, codec: nn.Module, stepper: nn.Module) -> Emulator:
-        return Emulator(
-            self.system, self.runs.stack, codec.to(self.options.device), stepper.to(self.options.device),  # type: ignore[arg-type]
-            self.preset.step, self.preset.micro_batch, self.options.device,
-        )  # fmt: skip
+        if row.deterministic or row.sampler is None:
+            return self.runs.emulator(codec, SampledStepper(model, sampler)), row, record
+        validation = Validation(self.runs, what, self.benchmark.headline, self.preset.lead)
+        setting = calibrated(validation, row.sampler, sampler_steps(row, self.preset.steps))
+        record |= {"temperature": setting.temperature, "correlation": setting.correlation}
+        return validation.emulator(setting), row, record
 
     def scores(self, name: str) -> xr.Dataset:
         """The evaluation of a row, from the cache or made now."""
@@ -307,7 +306,7 @@ class Job:
         name = f"codec-{codec}"
         if (ds := self._kept(name)) is not None:
             return ds
-        emulator = self._emulator(self.runs.codec(codec), Persistence())
+        emulator = self.runs.emulator(self.runs.codec(codec), Persistence())
         return self._keep(name, ev.evaluate(ev.floor(emulator, self.truth, self.preset.lead), self.truth, emulator))
 
     def _cache(self, name: str) -> Path:

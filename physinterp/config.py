@@ -74,7 +74,7 @@ class Preset(Card):
         networks: arguments of each network; `dcae-unet` are those of a U-Net on the latents of `dcae`.
         training: budget and optimiser.
         methods: rows of the table.
-        steps: steps of each sampler.
+        steps: steps of the samplers, 5 for one that is not named.
         members: size of the ensembles.
         lead: leads that are forecast, in steps.
         starts: initial conditions per test trajectory, spread evenly.

@@ -166,6 +166,11 @@ def _backbone(name: ModelName, system: System, preset: Preset, channels: int) ->
     return BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
 
 
+def sampler_steps(row: Method, steps: Mapping[str, int]) -> int:
+    """Steps of the sampler of a row: its own, else those of the preset, else STEPS."""
+    return row.steps or steps.get(row.sampler or "", STEPS)
+
+
 STEPS = 5  # of a sampler for which a preset says nothing
 
 
@@ -173,7 +178,7 @@ def make_sampler(row: Method, model: Model, steps: Mapping[str, int], temperatur
     """The sampler of a row with its number of steps and the temperature of its noise."""
     if row.sampler is None:
         return None
-    count = row.steps or steps.get(row.sampler, STEPS)
+    count = sampler_steps(row, steps)
     if isinstance(model, Drift | Deterministic):
         return SAMPLERS[row.sampler](count, model.interpolant, model.residual, temperature)
     return SAMPLERS[row.sampler](count, temperature=temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 import xarray as xr
 from rich.console import Console
@@ -22,7 +22,8 @@ from physinterp.checkpoint import load_json, replacing, save_json
 from physinterp.errors import InputError
 
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
-COMPARED = ("deterministic", "fno")  # their error is what the CRPS of an ensemble is divided by
+COMPARED = ("deterministic", "fno")  # rows by whose scores those of the others are divided
+REFERENCES = ("persistence", "climatology")  # rows that learn nothing
 
 
 class Results:
@@ -107,18 +108,15 @@ class Results:
             (self.folder / name).unlink(missing_ok=True)
 
     def _comparisons(self, headline: tuple[str, ...]) -> list[dict[str, Any]]:
-        """CRPS of every ensemble over the error of the deterministic forecasts, on the same cases."""
-        full = {name: ev.with_mean(ds, headline) for name, ds in self.scores.items()}
+        """Scores of every learned row over those of the deterministic forecasts, on the same cases."""
+        full = {name: ev.with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
         found = []
-        for name, ds in full.items():
-            for other in COMPARED:
-                if ds.attrs["members"] == 1 or other not in full:
-                    continue
-                for lead in ds["lead_time"].values:
-                    a, b = (d["crps"].sel(lead_time=lead, field=ev.MEAN) for d in (ds, full[other]))
-                    found.append(
-                        {"method": name, "over": other, "score": "crps", "lead": round(float(lead), 9)} | ev.ratio(a, b)
-                    )
+        for (name, ds), other, score in itertools.product(full.items(), COMPARED, ("vrmse_mean", "crps")):
+            if name == other or other not in full:
+                continue
+            for lead in ds["lead_time"].values:
+                a, b = (d[score].sel(lead_time=lead, field=ev.MEAN) for d in (ds, full[other]))
+                found.append({"method": name, "over": other, "score": score, "lead": round(float(lead), 9)} | ev.ratio(a, b))
         return found
 
     def _plots(self, focus: str) -> list[str]:
@@ -177,15 +175,8 @@ class Results:
         other.add_column("method", no_wrap=True)
         spread = f"spread / skill\nlead {', '.join(f'{x:g}' for x in leads)}"
         bands = f"SRMSE low, mid, high\nlead {middle:g}"
-        for label in (
-            spread,
-            bands,
-            "evaluations\nper step",
-            "ms\nper step",
-            "parameters",
-            "training\nsteps",
-            "training\ns",
-        ):
+        labels = [spread, bands, "noise: temperature,\ncorrelation of steps", "evaluations\nper step", "ms\nper step"]
+        for label in [*labels, "parameters", "training\nsteps", "training\ns"]:
             other.add_column(label, justify="right")
         for name in names:
             record = d["methods"].get(name, {})
@@ -195,13 +186,30 @@ class Results:
                 name,
                 ", ".join(ratios) if any(r != "-" for r in ratios) else "-",
                 ", ".join(srmse),
+                f"{record['temperature']:.2f}, {record['correlation']:g}" if "temperature" in record else "-",
                 str(record.get("evaluations", "-")),
                 f"{1e3 * record['seconds_per_step']:.1f}" if "evaluations" in record else "-",
                 f"{record['parameters']:,}" if "parameters" in record else "-",
                 str(record.get("steps", "-")),
                 f"{record['seconds']:.0f}" if "seconds" in record else "-",
             )
-        return [errors, other]
+        return [errors, other, *self._ratios(names, leads[:2])]
+
+    def _ratios(self, names: list[str], leads: list[float]) -> list[Table]:
+        """Scores over those of the deterministic forecasts."""
+        found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in self.document["comparisons"]}
+        labels = {"vrmse_mean": "VRMSE", "crps": "CRPS (one member: MAE)"}
+        columns = [k for k in itertools.product(COMPARED, labels, leads) if any(f[1:] == k for f in found)]
+        if not columns:
+            return []
+        table = Table(title="ratios of means over the same initial conditions, 95 % paired intervals", title_justify="left")
+        table.add_column("method", no_wrap=True)
+        for over, score, lead in columns:
+            table.add_column(f"{labels[score]}\nover {over}\nlead {lead:g}", justify="right", no_wrap=True)
+        for name in names:
+            if any((name, *c) in found for c in columns):
+                table.add_row(name, *(_cell(found.get((name, *c)), None) for c in columns))
+        return [table]
 
     def notes(self) -> list[str]:
         """What the tables need said in words: who wins, against what, and what the codec alone loses."""
@@ -211,11 +219,6 @@ class Results:
         for score, label in (("vrmse_mean", "VRMSE of the ensemble mean"), ("crps", "CRPS")):
             wins = [f"{_best(value, names, score, lead)} at lead {lead:g}" for lead in leads]
             lines.append(f"best {label}: {', '.join(wins)}")
-        for c in d["comparisons"]:
-            if c["lead"] in leads[:2]:
-                low, high = (np.nan if c[k] is None else c[k] for k in ("low", "high"))
-                ratio = "lost" if c["value"] is None else f"{c['value']:.3f} [{low:.3f}, {high:.3f}]"
-                lines.append(f"CRPS of {c['method']} over the MAE of {c['over']} at lead {c['lead']:g}: {ratio}")
         codecs = dict.fromkeys(r["method"] for r in d["rows"] if r["method"].startswith("codec/"))
         for codec in codecs:
             lines.append(self._floor(codec, leads[0], value))

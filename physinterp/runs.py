@@ -27,6 +27,7 @@ from physinterp.config import Preset, Training, home
 from physinterp.data import open_dataset
 from physinterp.data.statistics import statistics
 from physinterp.drift import ForecastDrift, StateDrift
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
@@ -182,6 +183,14 @@ class Runs:
         """What was written beside the weights: steps, seconds, losses, versions; `reused` says if this run trained it."""
         record = load_json(self.folder(str(name)) / "model.json")
         return record | {"reused": str(name) in self._reused}
+
+    def emulator(self, codec: nn.Module, stepper: nn.Module, correlation: float = 0.0) -> Emulator:
+        """The emulator of a codec and a stepper, with noise of a correlation between steps."""
+        p = self.preset
+        codec, stepper = codec.to(self.device), stepper.to(self.device)
+        return Emulator(
+            self.system, self.stack, codec, stepper, p.step, p.micro_batch, self.device, correlation  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def _untrained(self, name: ModelName) -> Model:
         pairs = self.pairs("train", name.codec)

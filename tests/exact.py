@@ -78,7 +78,7 @@ class GaussianBridge:
     def __call__(self, x: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
         """b = alpha' x0 + beta' mu + [beta beta' C + gamma eta] [beta^2 C + gamma^2]^-1 (x - m)."""
         self.calls += 1
-        k = self.unit.coefficients(s[0].clamp(min=1e-14))
+        k = self.unit.coefficients(s[0].clamp(min=1e-20))
         slope = (k.beta * k.beta_dot * self.values + k.gamma * k.eta) / (k.beta**2 * self.values + k.gamma**2)
         off = (x - k.alpha * x0 - k.beta * self.mu) / self.sigma
         return k.alpha_dot * x0 + k.beta_dot * self.mu + self.sigma * self.apply(lambda r: slope, off)
@@ -102,22 +102,23 @@ class Scalar:
 def propagate(sampler: Sampler, b: DriftFn, x0: Tensor) -> tuple[Tensor, Tensor]:
     """Exact mean (d,) and covariance (d, d) of the flattened sample from x0 (C, H, W), for a drift that is affine in x.
 
-    Every step is x' = p + Q x + R xi; p, Q, R are read off the sampler's own step at x = xi = 0 and at unit vectors.
+    Every step is x' = p + Q (x - a) + R xi, where a is the start without noise; p, Q, R are read off the sampler's own step
+    at x = a, xi = 0 and at unit vectors off it.
     """
     d, s = x0.numel(), sampler.grid()
     rows = torch.cat([torch.zeros(1, 2 * d), torch.eye(2 * d)]).to(x0)
-    x, xi = rows[:, :d].reshape(-1, *x0.shape), rows[:, d:].reshape(-1, *x0.shape)
-    here = x0.expand_as(x)
+    xi, here = rows[:, d:].reshape(-1, *x0.shape), x0.expand(2 * d + 1, *x0.shape)
 
     def affine(out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         p, q, r = out.flatten(1).split([1, d, d])
         return p[0], (q - p).T, (r - p).T
 
     mean, _, first = affine(sampler.start(here, lambda k: xi))
-    covariance = first @ first.T
+    covariance, begin = first @ first.T, mean
+    x = (begin + rows[:, :d]).view_as(xi)
     for k in range(sampler.steps):
         p, q, r = affine(sampler.step(b, x, s[k], s[k + 1], here, Conditioning(), xi))
-        mean, covariance = p + q @ mean, q @ covariance @ q.T + r @ r.T
+        mean, covariance = p + q @ (mean - begin), q @ covariance @ q.T + r @ r.T
     return sampler.finish(mean.view_as(x0), x0).flatten(), covariance
 
 
@@ -136,7 +137,7 @@ class Mixture:
 
     def __call__(self, x: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
         """The drifts of the modes, each weighted by its probability given x_s."""
-        k = self.interpolant.coefficients(s[0].clamp(min=1e-14))
+        k = self.interpolant.coefficients(s[0].clamp(min=1e-20))
         variance = k.beta**2 * self.variance + k.gamma**2
         slope = (k.beta * k.beta_dot * self.variance + k.gamma * k.eta) / variance
         off = (x - k.alpha * x0)[..., None] - k.beta * self.modes

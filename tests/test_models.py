@@ -14,8 +14,9 @@ from physinterp.baselines.deterministic import Deterministic
 from physinterp.baselines.diffusion import DDPM, EDM, Diffusion, FlowMatching
 from physinterp.baselines.fno import FNOBackbone
 from physinterp.baselines.reference import Climatology, Persistence
+from physinterp.calibration import Covariance
 from physinterp.checkpoint import save_tensors
-from physinterp.drift import Drift
+from physinterp.drift import StateDrift
 from physinterp.interpolant import LinearInterpolant, OneSidedInterpolant, TrigonometricInterpolant
 from physinterp.model import Model, as_level, gaussian, uniform
 from physinterp.nn.dit import DiT
@@ -31,9 +32,18 @@ BACKBONES = {
     "unet": lambda: UNet(2 * C, C, ("periodic", "wall"), widths=(8, 16), parameters=1, clean_channels=C),
     "dit": lambda: DiT(2 * C, C, ("periodic", "wall"), width=16, depth=2, heads=2, patch=4, parameters=1, clean_channels=C),
 }
+
+
+def white(sigma: Tensor = SIGMA) -> Covariance:
+    """The covariance sigma^2 I per channel."""
+    covariance = Covariance(C, (H, W), (-2,))
+    covariance.sigma.copy_(sigma[:, None, None])
+    return covariance
+
+
 OBJECTIVES = {
-    "deterministic": lambda backbone: Deterministic(backbone, SCALE),
-    "interpolant": lambda backbone: Drift(backbone, SCALE, SIGMA),
+    "deterministic": lambda backbone: Deterministic(backbone, SCALE, white()),
+    "interpolant": lambda backbone: StateDrift(backbone, SCALE, white()),
     "ddpm": lambda backbone: DDPM(backbone, SCALE),
     "edm": lambda backbone: EDM(backbone, SCALE),
     "flow-matching": lambda backbone: FlowMatching(backbone, SCALE),
@@ -80,8 +90,8 @@ class Formula(nn.Module):
 def test_the_drift_of_an_exact_mean_is_the_exact_drift(s):
     x0, x_s = states(3).double(), states(3, 1).double()
     mu = torch.tanh(x0) + 1.5
-    model = Drift(Formula(lambda x0, y, s: (torch.tanh(x0) + 1.5 - x0) / COLUMN), SCALE.double(), SIGMA.double()).double()
-    found = model(x_s, torch.full((3,), s).double(), x0, Conditioning())
+    model = OBJECTIVES["interpolant"](Formula(lambda x0, y, s: (torch.tanh(x0) + 1.5 - x0) / COLUMN)).double()
+    found = model.drift(x_s, torch.full((3,), s).double(), x0, x0, Conditioning())
     for channel, sigma in enumerate(SIGMA.double().tolist()):
         one = [t[:, channel] for t in (x_s, x0, mu)]
         expected = gaussian_drift(one[0], torch.tensor(s).double(), one[1], one[2], sigma**2, sigma)
@@ -90,9 +100,9 @@ def test_the_drift_of_an_exact_mean_is_the_exact_drift(s):
 
 def test_the_second_input_of_the_drift_is_the_scaled_departure():
     seen = []
-    model = Drift(Formula(lambda x0, y, s: seen.append((x0, y)) or torch.zeros_like(x0)), SCALE, SIGMA)
+    model = OBJECTIVES["interpolant"](Formula(lambda x0, y, s: seen.append((x0, y)) or torch.zeros_like(x0)))
     x0, x_s = states(2), states(2, 1)
-    model(x_s, torch.zeros(2), x0, Conditioning())
+    model.drift(x_s, torch.zeros(2), x0, x0, Conditioning())
     assert torch.equal(seen[0][0], x0)
     torch.testing.assert_close(seen[0][1], (x_s - x0) / COLUMN)
 
@@ -301,7 +311,7 @@ def test_sampling_the_exact_networks_from_noise_gives_the_law(name, sampler, ste
 @pytest.fixture(scope="module", params=BACKBONES)
 def twin(request) -> tuple[Deterministic, str]:
     torch.manual_seed(0)
-    model = Deterministic(BACKBONES[request.param](), SCALE)
+    model = OBJECTIVES["deterministic"](BACKBONES[request.param]())
     fit(model, states(8), states(8, 1), 20)
     assert float(model.network(states(1), torch.zeros(1, C, H, W), torch.zeros(1), condition(1)).detach().abs().max()) > 1e-3
     return model.eval().requires_grad_(False), request.param
@@ -319,7 +329,8 @@ def test_a_warm_drift_is_the_gaussian_drift_of_the_twin(twin):
     mean = twin[0].mean(x0, cond)
     for s in (0.0, 0.31, 0.9):
         expected = gaussian_drift(x_s, torch.tensor(s), x0, mean, 1.0, 1.0)  # any C = sigma^2
-        torch.testing.assert_close(model(x_s, torch.full((3,), s), x0, cond), expected, rtol=1e-4, atol=1e-4)
+        found = model.drift(x_s, torch.full((3,), s), x0, x0, cond)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_warm_si_e_gives_the_forecast_of_the_twin(twin):
@@ -382,9 +393,9 @@ def test_a_model_that_samples_needs_a_sampler():
 def test_scale_and_sigma_travel_with_the_weights(tmp_path):
     model = OBJECTIVES["interpolant"](BACKBONES["unet"]())
     save_tensors(model.state_dict(), tmp_path / "w.safetensors")
-    other = Drift(BACKBONES["unet"](), torch.ones(C), torch.ones(C))
+    other = StateDrift(BACKBONES["unet"](), torch.ones(C), white(torch.ones(C)))
     other.load_state_dict(load_file(tmp_path / "w.safetensors"))
-    assert other.sigma.flatten().tolist() == SIGMA.tolist() and other.scale.flatten().tolist() == SCALE.tolist()
+    assert other.covariance.sigma.flatten().tolist() == SIGMA.tolist() and other.scale.flatten().tolist() == SCALE.tolist()
     assert other.interpolant.sigma.flatten().tolist() == SIGMA.tolist()
 
 
@@ -398,7 +409,8 @@ def test_levels_are_stratified():
 @pytest.mark.parametrize(("at_zero", "expected"), [(0.0, 0), (0.25, 16), (1 / 2, 32)])
 def test_the_share_of_pairs_at_zero(at_zero, expected):
     levels = []
-    model = Drift(Formula(lambda x0, y, s: levels.append(s.flatten()) or torch.zeros_like(x0)), SCALE, SIGMA, at_zero)
+    network = Formula(lambda x0, y, s: levels.append(s.flatten()) or torch.zeros_like(x0))
+    model = StateDrift(network, SCALE, white(), at_zero)
     model.loss(states(64), states(64, 1), Conditioning(), torch.Generator().manual_seed(0))
     assert int((levels[0] == 0).sum()) == pytest.approx(expected, abs=1)
     assert 0.95 < float(levels[0].max()) < 1
@@ -433,11 +445,11 @@ def test_fno_is_conditioned_on_parameters():
 def test_fno_weights_are_tensors(tmp_path):
     network = fno()
     assert all(isinstance(v, Tensor) for v in network.state_dict().values())
-    save_tensors(Deterministic(network, SCALE).state_dict(), tmp_path / "w.safetensors")
-    other = Deterministic(fno(), torch.ones(C))
+    save_tensors(Deterministic(network, SCALE, white()).state_dict(), tmp_path / "w.safetensors")
+    other = Deterministic(fno(), torch.ones(C), white())
     nn.init.zeros_(next(other.parameters()))
     other.load_state_dict(load_file(tmp_path / "w.safetensors"))
-    expected = Deterministic(network, SCALE).mean(states(2), Conditioning())
+    expected = Deterministic(network, SCALE, white()).mean(states(2), Conditioning())
     assert torch.equal(other.mean(states(2), Conditioning()), expected)
 
 
@@ -450,7 +462,7 @@ def test_reference_forecasts():
 
 
 def test_deterministic_mean():
-    model = Deterministic(Formula(lambda x0, y, s: torch.ones_like(x0) + y + s), SCALE)
+    model = Deterministic(Formula(lambda x0, y, s: torch.ones_like(x0) + y + s), SCALE, white())
     x0 = states(2)
     torch.testing.assert_close(model.mean(x0, Conditioning()), x0 + COLUMN)
     assert torch.equal(model.advance(x0, Conditioning(), None, lambda k: x0), model.mean(x0, Conditioning()))

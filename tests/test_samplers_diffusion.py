@@ -180,13 +180,13 @@ def test_one_step_is_the_conditional_mean(mu, c):
 @pytest.mark.parametrize(("mu", "c"), [(1.0, 0.04), (3.0, 4.0)])
 def test_the_bias_vanishes_with_the_declared_order(name, mu, c):
     """That of the midpoint rule with one order more, because the velocity of a Gaussian is linear."""
-    limit, steps = c, [80, 160, 320]
+    limit, steps = c, [60, 120, 240]
     if name in ("edm", "edm-euler"):  # what the first level below infinity and the last one above 0 leave out
         limit = c * V_MAX**2 / (c + V_MAX**2) * c / (c + V_MIN**2)
     errors = np.array([found(name, n, mu, c)[1] - limit for n in steps])
     order = -np.polyfit(np.log(steps), np.log(np.abs(errors)), 1)[0]
     assert order == pytest.approx(3 if name == "fm" else SAMPLERS[name].order, abs=0.25)
-    assert abs(errors[-1]) < 0.07 * c and abs(limit / c - 1) < 1e-3
+    assert abs(errors[-1]) < 0.09 * c and abs(limit / c - 1) < 1e-3
     assert found(name, steps[-1], mu, c)[0] == pytest.approx(mu, abs=0.03 * mu if "edm" in name else 1e-9)
 
 

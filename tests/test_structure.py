@@ -29,7 +29,7 @@ ORDER = (
     ("solvers",),
     ("data",),
     ("fields",),
-    ("interpolant", "metrics", "optim"),
+    ("calibration", "interpolant", "metrics", "optim"),
     ("samplers",),
     ("model",),
     ("nn",),
@@ -39,6 +39,7 @@ ORDER = (
     ("evaluate",),
     ("train",),
     ("runs",),
+    ("tune",),
     ("plot",),
     ("results",),
     ("benchmark",),
@@ -156,6 +157,7 @@ def test_what_is_public_is_documented(path):
     module = tree(path)
     assert ast.get_docstring(module), "the module has no docstring"
     implemented = {"forward", "step", "loss", "advance", "denoise", "coefficients", "evaluations", "grid", "start"}
+    implemented |= {"colour", "drift", "interpolant", "mean", "residual", "source"}
 
     def check(node: ast.AST, where: str, inherited: bool) -> None:
         for child in ast.iter_child_nodes(node):

@@ -89,7 +89,7 @@ class Sampler(ABC):
         """Integrate from s = 0 to 1.
 
         Arguments:
-            b: the drift, or for diffusion the denoiser: b(x_s, s (B,), x0, cond), shaped like x_s.
+            b: the drift, b(x_s, s (B,), x0, cond), shaped like x_s; the velocity for models that start from noise.
             x0: current state (B, C, *S), the condition.
             cond: physical parameters.
             noise: noise(k) is a standard normal tensor shaped like x0. Draw k < steps belongs to step k; a start from

@@ -303,7 +303,7 @@ class CalibratedBridge(FromState):
         InputError: those of `BrownianBridge`, and no residual.
     """
 
-    strong_order: ClassVar[float] = 0.75  # P is put back as new noise: paths converge slower than laws
+    strong_order: ClassVar[float] = 0.75  # linear, P added as noise; 1 with the Brownian interpolant
 
     def check(self) -> None:
         """There must be a residual, and the drift at s = 0 must carry x1."""

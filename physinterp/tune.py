@@ -1,0 +1,146 @@
+r"""Choices that are made after training, on the validation split: the spread of a sampler.
+
+With the variance v of the members and the squared error e^2 of their mean without noise, an ensemble of M has
+
+    (spread / skill)^2 = (1 + 1/M) v / (e^2 + v / M)
+
+which is 1 where v = e^2. `calibrate` measures it at the first lead and sets the temperature to e / sqrt(v). Then it takes
+the correlation of the noise between steps whose spread over skill changes least with lead time, and the temperature that
+centres it on 1: the errors of a model in successive steps are alike, so noise drawn anew in every step gives ensembles
+that grow too slowly.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from physinterp import evaluate as ev
+from physinterp.checkpoint import load_json, reading, save_json
+from physinterp.emulator import Emulator, SampledStepper
+from physinterp.errors import InputError
+from physinterp.methods import Method, ModelName, make_sampler
+from physinterp.runs import Runs
+
+LOGGER = logging.getLogger(__name__)
+
+VERSION = 1  # raised when calibrations of the same weights change
+CORRELATIONS = (0.0, 0.5, 0.8)  # candidates
+TEMPERATURES = (0.25, 4.0)  # bounds
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a trained model is sampled.
+
+    Attributes:
+        sampler, steps: key of SAMPLERS and its steps.
+        temperature: factor on the noise.
+        correlation: of the noise of successive physical steps, see `emulator.Noise`.
+    """
+
+    sampler: str
+    steps: int
+    temperature: float = 1.0
+    correlation: float = 0.0
+
+
+class Validation:
+    """A trained model and the validation split on which its sampling is chosen.
+
+    Arguments:
+        runs: where the model lives.
+        name: the model.
+        headline: fields that count.
+        leads: how far to roll out; cut where the trajectories are shorter.
+        starts: initial conditions per trajectory.
+    """
+
+    def __init__(self, runs: Runs, name: ModelName, headline: Sequence[str], leads: int, starts: int = 2) -> None:
+        self.runs, self.name, self.headline = runs, name, tuple(headline)
+        ds = runs.open("valid")
+        self.leads = min(leads, (ds.sizes["time"] - 1) // runs.stride)
+        self.cases = ev.cases(ds, runs.stride, self.leads, starts, runs.preset.step)
+
+    def emulator(self, setting: Setting) -> Emulator:
+        """The model sampled in some way."""
+        model = self.runs.model(self.name)
+        row = Method(self.name.objective, setting.sampler)
+        sampler = make_sampler(row, model, {setting.sampler: setting.steps}, setting.temperature)
+        return self.runs.emulator(self.runs.codec(self.name.codec), SampledStepper(model, sampler), setting.correlation)
+
+    def spread_skill(self, setting: Setting, leads: int, members: int, seed: int = 1) -> list[float]:
+        """Spread over skill of the headline fields per lead, in units of their standard deviation.
+
+        The error is taken against the encoded and decoded truth: what the codec loses is not the sampler's to spread.
+        """
+        emulator = self.emulator(setting)
+        names, space = emulator.stack.names, emulator.stack.grid.names
+        fields = [names.index(f) for f in self.headline]
+        weights = torch.from_numpy(emulator.stack.grid.weights)
+        parameters = torch.from_numpy(emulator.system.conditioning(self.cases.initial))
+        x = emulator.stack.pack(self.cases.initial)
+        found = []
+        for k, members_of in enumerate(emulator.states(x, parameters, leads, members, seed)):
+            truth = emulator.stack.normalise(self.cases.lead(k, names, space))
+            truth = emulator.reconstruct(truth, parameters)
+            ensemble = members_of[:, :, fields].double()
+
+            def mean(value: Tensor) -> float:
+                return float((value * weights).mean())
+
+            variance, error = mean(ensemble.var(1)), mean((ensemble.mean(1) - truth[:, fields]).square())
+            found.append(math.sqrt((1 + 1 / members) * variance / error))
+        return found
+
+
+def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tuple[Setting, dict[str, Any]]:
+    """The temperature and the correlation that bring spread over skill near 1 at all leads; see the module.
+
+    Returns:
+        The setting, and what was measured: spread over skill at the first lead as it was, and per lead for each candidate.
+    """
+    first = validation.spread_skill(setting, 1, members)[0]
+    if not (math.isfinite(first) and first > 0):
+        raise InputError(f"{setting.sampler} cannot be calibrated: spread over skill is {first} at the first lead")
+    variance = first**2 / max(1 + (1 - first**2) / members, 1e-3)  # v / e^2
+    setting = _scaled(setting, 1 / math.sqrt(variance))
+    tried = {}
+    for correlation in CORRELATIONS:
+        ratios = validation.spread_skill(replace(setting, correlation=correlation), validation.leads, members)
+        if all(math.isfinite(r) for r in ratios):
+            tried[correlation] = torch.tensor(ratios).log()
+    if not tried:
+        raise InputError(f"{setting.sampler} cannot be calibrated: its rollouts on the validation split are not finite")
+    best = min(tried, key=lambda c: float(tried[c].std(correction=0)))
+    setting = _scaled(replace(setting, correlation=best), math.exp(-float(tried[best].mean())))
+    measured = {str(c): [round(r, 3) for r in logs.exp().tolist()] for c, logs in tried.items()}
+    return setting, {"spread_skill_before": first, "spread_skill": measured}
+
+
+def _scaled(setting: Setting, factor: float) -> Setting:
+    """The setting at another temperature, within bounds."""
+    low, high = TEMPERATURES
+    return replace(setting, temperature=round(min(max(setting.temperature * factor, low), high), 3))
+
+
+def calibrated(validation: Validation, sampler: str, steps: int) -> Setting:
+    """The calibrated setting of a sampler, kept beside the weights and measured where it is not there."""
+    runs, name = validation.runs, validation.name
+    stamp = {"weights": runs.weights(name), "leads": validation.leads, "version": VERSION}
+    path = runs.folder(str(name)) / f"calibration-{sampler}-{steps}.json"
+    if path.exists():
+        with reading(path):
+            kept = load_json(path)
+        if kept["stamp"] == stamp:
+            return Setting(**kept["setting"])
+    LOGGER.info("%s: calibrating the spread of %s with %d steps", name, sampler, steps)
+    setting, about = calibrate(validation, Setting(sampler, steps))
+    save_json({"stamp": stamp, "setting": asdict(setting), **about}, path)
+    return setting
