@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 if __name__ == "__main__":  # answer before the heavy imports below; `main` does not return
-    from physinterp.cli import main
+    from physinterp.cli import main, single
 
-    main()
+    main(single)
 
 import json
 import logging

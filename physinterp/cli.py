@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.table import Table
 
-ERROR, INTERRUPTED = 2, 130
+UNSOUND, ERROR, INTERRUPTED = 1, 2, 130
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+OPTIONS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
+app = typer.Typer(help="Emulators of physical systems with stochastic interpolants.", **OPTIONS)
+single = typer.Typer(**OPTIONS)  # `python -m physinterp.benchmark`: one command without a name
+
+Model = Annotated[Path, typer.Argument(help="Folder of a trained interpolant, as in PHYSINTERP_HOME/runs/*/interpolant-*.")]
+Leads = Annotated[int, typer.Option(min=1, help="Leads that count, in steps.")]
 
 
+@single.command()
 @app.command()
 def benchmark(
     system: Annotated[str, typer.Option(help="System: a card, such as rbc or kolmogorov.")],
@@ -63,9 +71,69 @@ def benchmark(
         system=system, sampler=sampler, preset=preset, data=data, methods=rows, steps=steps, members=members,
         lead=lead, seed=seed, device=device, out=out, retrain=retrain,
     )  # fmt: skip
+    with _interruptible():
+        run(options).show(_console())
+
+
+@app.command()
+def tune(model: Model, leads: Leads = 5) -> None:
+    """Try samplers, steps and temperatures of a trained model on its validation split.
+
+    Prints the scores of all trials with the Pareto set marked, and keeps the named settings accurate (smallest VRMSE of a
+    member), balanced (CRPS) and spectral (SRMSE) beside the weights, in settings.json.
+    """
+    with _interruptible():
+        from physinterp.tune import SCORES, Validation
+        from physinterp.tune import tune as walk
+
+        trials, chosen = walk(Validation.of(model, leads))
+        table = Table(title=f"{model.name}, validation split, mean of leads 1 to {leads}", title_justify="left")
+        for label in ("sampler", "steps", "temperature", "correlation", "VRMSE", "SRMSE", "CRPS", "ms per step", "Pareto"):
+            table.add_column(label, justify="right")
+        for t in trials:
+            s, named = t.setting, [name for name, setting in chosen.items() if setting == t.setting]
+            numbers = [f"{getattr(t, score):.4f}" for score in SCORES[:-1]] + [f"{1e3 * t.seconds:.1f}"]
+            mark = ", ".join(named) or ("" if t.dominated(trials) else "x")
+            table.add_row(s.sampler, str(s.steps), f"{s.temperature:.2f}", f"{s.correlation:g}", *numbers, mark)
+        _console().print(table)
+
+
+@app.command()
+def doctor(
+    model: Model,
+    sampler: Annotated[str, typer.Option(help="Sampler to examine, as used.")] = "si-em",
+    steps: Annotated[int, typer.Option(min=1, help="Its steps.")] = 2,
+    leads: Leads = 10,
+) -> None:
+    """Ask a trained model whether its samplers keep their law and its spread is the size of its error.
+
+    Exit code 0 where nothing is off, 1 where something is; each such line says the likely cause.
+    """
+    with _interruptible():
+        from physinterp.doctor import examine
+        from physinterp.tune import Validation, calibrated
+
+        validation = Validation.of(model, leads)
+        findings = examine(validation, calibrated(validation, sampler, steps))
+        table = Table(title=f"{model.name}, {sampler} with {steps} steps, validation split", title_justify="left")
+        for label in ("question", "measured", "expected", ""):
+            table.add_column(label)
+        for f in findings:
+            table.add_row(f.question, f.measured, f.expected, "sound" if f.sound else f"OFF: {f.cause}")
+        _console().print(table)
+    if not all(f.sound for f in findings):
+        raise typer.Exit(UNSOUND)
+
+
+def _console() -> Console:
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 175  # piped: wide enough for the tables
+    return Console(width=width)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
     try:
-        run(options).show(Console(width=width))
+        yield
     except KeyboardInterrupt:  # before typer makes its own message of it
         _interrupted()
 

@@ -90,6 +90,20 @@ class ModelName:
     def __str__(self) -> str:
         return f"{self.objective}-{self.codec}-{self.backbone}"
 
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """The model of a folder's name, such as `interpolant-identity-unet`.
+
+        Raises:
+            InputError: it names no objective, codec and backbone.
+        """
+        objective, codec, backbone = [*text.rsplit("-", 2), "", ""][:3]
+        known = {"objective": (objective, OBJECTIVES), "codec": (codec, CODECS), "backbone": (backbone, BACKBONES)}
+        for kind, (value, names) in known.items():
+            if value not in names:
+                raise InputError(f"{text!r} names no model: no {kind} {value!r}, {near(value, names)}")
+        return cls(objective, codec, backbone)
+
     @property
     def trunk(self) -> ModelName | None:
         """The twin whose early weights are the start of this model."""

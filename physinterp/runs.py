@@ -59,20 +59,39 @@ class Runs:
         system, preset: card and preset; name: of the preset, for the folder.
         seed: of weights, batches and noise in training.
         device: where to train.
+        root: folder of the models, where it is not that of the preset.
     """
 
-    def __init__(self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu") -> None:
+    def __init__(
+        self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu", root: Path | None = None
+    ) -> None:
         self.system = system.with_grid(preset.shape) if preset.shape else system
         self.preset, self.seed, self.device = preset, seed, device
         self.stride = round(preset.step / system.dt)
         if self.stride < 1 or abs(self.stride * system.dt - preset.step) > 1e-6 * preset.step:
             raise InputError(f"step {preset.step:g} is no multiple of the card's dt = {system.dt:g}; choose one that is")
-        self.root = home() / "runs" / f"{system.name}-{name}-{self.key}"
+        self.root = root or home() / "runs" / f"{system.name}-{name}-{self.key}"
         self.latents = home() / "latents" / self.root.name
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
         self._packed: dict[str, tuple[Tensor, Tensor]] = {}
         self._states: dict[tuple[str, str], Tensor] = {}
+
+    @classmethod
+    def of(cls, folder: Path, device: str = "cpu") -> tuple[Runs, ModelName]:
+        """The run and the name of the model in a folder.
+
+        Raises:
+            InputError: there is no trained model; the message lists those there are.
+        """
+        if not (folder / "model.json").is_file() or not (folder / "weights.safetensors").is_file():
+            known = sorted(str(p.parent) for p in (home() / "runs").glob("*/*-*-*/model.json"))
+            raise InputError(f"{folder}: no trained model there; trained so far:\n" + ("\n".join(known) or "none"))
+        with reading(folder / "model.json"):
+            note = load_json(folder / "model.json")
+            system, preset = System.model_validate(note["system"]), Preset.model_validate(note["preset"])
+        runs = cls(system, preset, folder.parent.name, note["seed"], device, folder.parent)
+        return runs, ModelName.parse(folder.name)
 
     def discard(self) -> None:
         """Delete weights, latents and scores of earlier runs of this preset and seed; the data stay."""

@@ -1,4 +1,4 @@
-r"""Choices that are made after training, on the validation split: the spread of a sampler.
+r"""Choices that are made after training, on the validation split: the spread of a sampler, and which sampler to use.
 
 With the variance v of the members and the squared error e^2 of their mean without noise, an ensemble of M has
 
@@ -14,19 +14,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from physinterp import evaluate as ev
 from physinterp.checkpoint import load_json, reading, save_json
+from physinterp.config import load_benchmark
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
+from physinterp.grid import Grid
 from physinterp.methods import Method, ModelName, make_sampler
 from physinterp.runs import Runs
+from physinterp.samplers import SAMPLERS
 
 LOGGER = logging.getLogger(__name__)
 
@@ -67,6 +72,33 @@ class Validation:
         ds = runs.open("valid")
         self.leads = min(leads, (ds.sizes["time"] - 1) // runs.stride)
         self.cases = ev.cases(ds, runs.stride, self.leads, starts, runs.preset.step)
+
+    @classmethod
+    def of(cls, folder: Path, leads: int) -> Validation:
+        """The validation of the model in a folder."""
+        runs, name = Runs.of(folder)
+        return cls(runs, name, load_benchmark(runs.system.name).headline, leads)
+
+    @property
+    def grid(self) -> Grid:
+        """Of the fields."""
+        return self.runs.system.grid
+
+    def initial(self, states: int) -> tuple[Tensor, Tensor]:
+        """Normalised initial states (N, C, *S), spread over the cases, and their parameters (N, P)."""
+        chosen = self.cases.initial.isel(sample=self._spread(states))
+        return self.runs.stack.pack(chosen), torch.from_numpy(self.runs.system.conditioning(chosen))
+
+    def truth(self, states: int) -> Tensor:
+        """The normalised truth one step after `initial`, encoded and decoded, (N, C, *S), float64."""
+        truth = self.runs.stack.normalise(self.cases.lead(0, self.runs.stack.names, self.grid.names))
+        rows = self._spread(states)
+        emulator = self.runs.emulator(self.runs.codec(self.name.codec), nn.Identity())
+        return emulator.reconstruct(truth[rows], self.initial(states)[1]).double()
+
+    def _spread(self, states: int) -> list[int]:
+        count = self.cases.initial.sizes["sample"]
+        return torch.linspace(0, count - 1, min(states, count)).round().long().tolist()
 
     def emulator(self, setting: Setting) -> Emulator:
         """The model sampled in some way."""
@@ -144,3 +176,94 @@ def calibrated(validation: Validation, sampler: str, steps: int) -> Setting:
     setting, about = calibrate(validation, Setting(sampler, steps))
     save_json({"stamp": stamp, "setting": asdict(setting), **about}, path)
     return setting
+
+
+FACTORS = (0.5, 0.75, 1.0)  # of the calibrated temperature
+WALK: Mapping[str, Mapping[str, tuple[int, ...]]] = {  # samplers of an objective and their numbers of steps
+    "interpolant": {"si-e": (1, 2), "si-em": (2, 5), "si-cal": (1, 2, 5), "si-pf": (1, 2), "si-foellmer": (2, 5)},
+    "interpolant-state": {"si-e": (1, 2), "si-em": (2, 5), "si-cal": (1, 2, 5), "si-pf": (1, 2), "si-foellmer": (2, 5)},
+    "deterministic": {"si-cal": (1,)},
+    "ddpm": {"ddpm": (5, 10), "ddim": (2, 5, 10), "tsm": (5,)},
+    "edm": {"edm": (3, 5, 10), "edm-euler": (5, 10)},
+    "flow-matching": {"fm": (1, 2, 5), "fm-euler": (2, 5, 10), "fm-heun": (1, 2, 5)},
+}
+SCORES = ("vrmse", "srmse", "crps", "seconds")
+CHOSEN_BY = {"accurate": "vrmse", "balanced": "crps", "spectral": "srmse"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting on the validation split, lower is better in every score.
+
+    Attributes:
+        setting: how the model was sampled.
+        vrmse: of a member; srmse: of a member, all bands; crps: in standard deviations of the training split; each the
+            mean over headline fields, cases and leads.
+        seconds: per physical step of one member.
+    """
+
+    setting: Setting
+    vrmse: float
+    srmse: float
+    crps: float
+    seconds: float
+
+    def dominated(self, others: Sequence[Trial]) -> bool:
+        """Whether another trial is at least as good in every score and better in one."""
+        mine = [getattr(self, s) for s in SCORES]
+        for other in others:
+            theirs = [getattr(other, s) for s in SCORES]
+            if theirs != mine and all(a <= b for a, b in zip(theirs, mine, strict=True)):
+                return True
+        return False
+
+
+def settings(objective: str) -> Iterator[tuple[str, int]]:
+    """Samplers and steps that are tried for an objective."""
+    for sampler, counts in WALK[objective].items():
+        for steps in counts:
+            yield sampler, steps
+
+
+def walk(validation: Validation, members: int = 4) -> Iterator[Trial]:
+    """Try every sampler, number of steps and temperature of a model on the validation split."""
+    for sampler, steps in settings(validation.name.objective):
+        if SAMPLERS[sampler].deterministic:
+            yield trial(validation, Setting(sampler, steps), 1)
+            continue
+        base = calibrated(validation, sampler, steps)
+        for factor in FACTORS:
+            yield trial(validation, replace(base, temperature=round(base.temperature * factor, 3)), members)
+
+
+def trial(validation: Validation, setting: Setting, members: int) -> Trial:
+    """The scores of a setting on the validation split."""
+    emulator = validation.emulator(setting)
+    seconds: list[float] = []
+    forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1, seconds)
+    ds = ev.with_mean(ev.evaluate(forecasts, validation.cases, emulator), validation.headline).sel(field=ev.MEAN)
+    return Trial(
+        setting,
+        float(ds["vrmse_member"].mean()),
+        float(ds["srmse"].sel(band="total").mean()),
+        float(ds["crps"].mean()),
+        statistics.median(seconds) / (validation.cases.initial.sizes["sample"] * members),
+    )
+
+
+def choose(trials: Sequence[Trial]) -> dict[str, Setting]:
+    """The named settings: `accurate`, `balanced` and `spectral` have the smallest VRMSE, CRPS and SRMSE."""
+    return {name: min(trials, key=lambda t: getattr(t, score)).setting for name, score in CHOSEN_BY.items()}
+
+
+def tune(validation: Validation) -> tuple[list[Trial], dict[str, Setting]]:
+    """Walk, choose, and keep both beside the weights in `settings.json`."""
+    trials = list(walk(validation))
+    chosen = choose(trials)
+    note = {
+        "weights": validation.runs.weights(validation.name),
+        "settings": {name: asdict(setting) for name, setting in chosen.items()},
+        "trials": [asdict(t) | {"pareto": not t.dominated(trials)} for t in trials],
+    }
+    save_json(note, validation.runs.folder(str(validation.name)) / "settings.json")
+    return trials, chosen

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from physinterp.metrics import BANDS, log_spectral_distance, power_spectrum, srmse, srmse_pred
-from physinterp.metrics.spectral import FLOOR, _bands
+from physinterp.metrics.spectral import FLOOR, bands
 
 GRIDS = [
     ((16, 16), None),
@@ -187,11 +187,11 @@ def test_band_edges_are_exact():
     for n in range(6, 513):  # every square size: no band empty, nothing counted twice, k_1 in low, Nyquist in high
         corner = math.floor(math.hypot(n // 2, n // 2) + 0.5)
         k = 2 * math.pi / (0.1 * n) * torch.arange(1, corner + 1, dtype=torch.float64)
-        low, mid, high, total = _bands(k, math.pi / 0.1)
+        low, mid, high, total = bands(k, math.pi / 0.1)
         assert low[0] and low.any() and mid.any() and high.any() and total.all()
         assert (low.int() + mid.int() + high.int() == (torch.arange(1, corner + 1) <= n // 2).int()).all()
     k = torch.arange(1, 91, dtype=torch.float64)
-    assert [int(band.sum()) for band in _bands(k, 64.0)] == [3, 12, 49, 90]  # edges at 4 and 16 belong above
+    assert [int(band.sum()) for band in bands(k, 64.0)] == [3, 12, 49, 90]  # edges at 4 and 16 belong above
 
 
 def test_empty_band_is_nan():

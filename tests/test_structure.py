@@ -40,6 +40,7 @@ ORDER = (
     ("train",),
     ("runs",),
     ("tune",),
+    ("doctor",),
     ("plot",),
     ("results",),
     ("benchmark",),

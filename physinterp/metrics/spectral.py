@@ -255,10 +255,10 @@ def _power_pair(
 
 def _raised(of_u: Spectrum, of_v: Spectrum, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     floor = eps * of_v.energy[..., 1:].sum(dim=-1, keepdim=True) / of_v.counts[1:].sum()
-    return of_u.power[..., 1:] + floor, of_v.power[..., 1:] + floor, _bands(of_v.k[1:], of_v.nyquist)
+    return of_u.power[..., 1:] + floor, of_v.power[..., 1:] + floor, bands(of_v.k[1:], of_v.nyquist)
 
 
-def _bands(k: Tensor, nyquist: float) -> Tensor:
+def bands(k: Tensor, nyquist: float) -> Tensor:
     """Shells of low, mid, high and total: boolean, shape (4, K). Compares cubes, so that edges are exact."""
     r = nyquist / float(k[0])
     cubed = (k / k[0]) ** 3
@@ -267,9 +267,9 @@ def _bands(k: Tensor, nyquist: float) -> Tensor:
     return torch.stack([~from_mid, from_mid & ~from_high, from_high & resolved, torch.ones_like(resolved)])
 
 
-def _band_rms(x: Tensor, bands: Tensor) -> Tensor:
+def _band_rms(x: Tensor, masks: Tensor) -> Tensor:
     """Root mean square of x (..., K) over the shells of each band: (..., 4); NaN for an empty band."""
-    return torch.stack([x[..., band].square().mean(dim=-1).sqrt() for band in bands], dim=-1)
+    return torch.stack([x[..., band].square().mean(dim=-1).sqrt() for band in masks], dim=-1)
 
 
 def _shells(sizes: Sequence[int], steps: Sequence[float]) -> tuple[Tensor, Tensor]:
