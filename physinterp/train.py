@@ -192,22 +192,22 @@ class Trainer:
         }
 
     def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
-        """Each learning rate gets the same small share of the budget from the same start; the best one goes on."""
+        """Each learning rate gets the same steps from the same start, a small share of the budget; the best one goes on."""
         first = {k: v.detach().clone() for k, v in model.state_dict().items()}
         losses: dict[str, float] = {}
         best: dict[str, Tensor] = {}
-        spent = 0.0
+        spent, steps = 0.0, None
         for rate in self.plan.learning_rates:
             model.load_state_dict(first)
             run = _Run(model, rate)
             try:
-                self._advance(run, train, budget, SEARCH, tick, None)
+                self._advance(run, train, budget, SEARCH, tick, None, steps)
                 with run.use_average():
                     loss = self.validate(model, valid)
             except FloatingPointError:
                 loss = math.inf
             losses[f"{rate:g}"] = loss if math.isfinite(loss) else math.inf
-            spent += run.elapsed
+            spent, steps = spent + run.elapsed, steps or run.step
             if math.isfinite(loss) and loss <= min(losses.values()):
                 best = {k: v.detach().clone() for k, v in run.tensors().items()}
         if not best:
@@ -216,14 +216,16 @@ class Trainer:
         run.elapsed, run.step = spent, run.step * len(self.plan.learning_rates)
         return run, losses
 
-    def _advance(self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None) -> None:
-        """Optimise until the share `until` of the budget is used."""
+    def _advance(
+        self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None, steps: int | None = None
+    ) -> None:
+        """Optimise until the share `until` of the budget is used, or for a number of steps where one is given."""
         model, *updates = self.fabric.setup(run.model, *run.optimizers)
         model.mark_forward_method("loss")
         full = [o.param_groups[0]["lr"] for o in run.optimizers]
         plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
         with (self.folder / "log.jsonl").open("a") as log:
-            while (p := plan.used(run.step, run.elapsed, budget)) < until:
+            while (p := plan.used(run.step, run.elapsed, budget)) < until if steps is None else run.step < steps:
                 factor = min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / self.decay)
                 rate = run.rate * factor
                 for optimizer, lr in zip(run.optimizers, full, strict=True):

@@ -5,9 +5,12 @@ With the variance v of the members and the squared error e^2 of their mean witho
     (spread / skill)^2 = (1 + 1/M) v / (e^2 + v / M)
 
 which is 1 where v = e^2. `calibrate` measures it at the first lead and sets the temperature to e / sqrt(v). Then it takes
-the correlation of the noise between steps whose spread over skill changes least with lead time, and the temperature that
-centres it on 1: the errors of a model in successive steps are alike, so noise drawn anew in every step gives ensembles
-that grow too slowly.
+the correlation of the noise between steps, and the temperature, with the smallest
+
+    max over leads of w |log(spread / skill)|,   w = 2 at the first lead, else 1
+
+because the errors of a model in successive steps are alike: noise drawn anew in every step gives ensembles that grow too
+slowly. The spread is taken as proportional to the temperature.
 """
 
 from __future__ import annotations
@@ -150,10 +153,20 @@ def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tup
             tried[correlation] = torch.tensor(ratios).log()
     if not tried:
         raise InputError(f"{setting.sampler} cannot be calibrated: its rollouts on the validation split are not finite")
-    best = min(tried, key=lambda c: float(tried[c].std(correction=0)))
-    setting = _scaled(replace(setting, correlation=best), math.exp(-float(tried[best].mean())))
+    factors = {c: _centred(logs) for c, logs in tried.items()}
+    best = min(factors, key=lambda c: factors[c][1])
+    setting = _scaled(replace(setting, correlation=best), factors[best][0])
     measured = {str(c): [round(r, 3) for r in logs.exp().tolist()] for c, logs in tried.items()}
     return setting, {"spread_skill_before": first, "spread_skill": measured}
+
+
+def _centred(logs: Tensor) -> tuple[float, float]:
+    """The factor on the temperature that minimises the largest weighted departure of the logarithms (leads,), and that one."""
+    shift = torch.linspace(-1, 1, 2001)
+    weight = torch.ones(len(logs))
+    weight[0] = 2
+    worst, k = (weight * (logs + shift[:, None]).abs()).amax(1).min(0)
+    return math.exp(float(shift[k])), float(worst)
 
 
 def _scaled(setting: Setting, factor: float) -> Setting:

@@ -22,11 +22,12 @@ import torch
 import xarray as xr
 from safetensors.torch import load_file, save_file
 
-from physinterp import benchmark, cli, metrics, plot, runs, train
+from physinterp import benchmark, cli, metrics, plot, runs, train, tune
 from physinterp.benchmark import Options, run
 from physinterp.config import Benchmark, Training, load_benchmark
 from physinterp.data import well
 from physinterp.errors import InputError
+from physinterp.methods import method
 from physinterp.results import Results
 from physinterp.solvers.kolmogorov import KolmogorovFlow
 from physinterp.system import load_system
@@ -58,8 +59,8 @@ def test_every_row_of_the_preset_is_there(document):
     assert set(preset.methods) <= found and found - set(preset.methods) == {"codec/dcae"}
     assert {"persistence", "climatology", "deterministic", "fno", "ddpm", "edm", "si-e", "si-em"} <= found
     leads = {round(preset.step * (k + 1), 9) for k in range(preset.lead)}
-    for method in found:
-        mine = [r for r in document["rows"] if r["method"] == method]
+    for name in found:
+        mine = [r for r in document["rows"] if r["method"] == name]
         assert {r["lead"] for r in mine} == leads and {r["field"] for r in mine} == {"vorticity", "mean"}
 
 
@@ -84,6 +85,25 @@ def test_schema_of_the_scores(document):
     steps = load_benchmark("kolmogorov").preset("tiny").steps
     assert costs["deterministic"] == costs["fno"] == 1 and costs["si-em"] == costs["si-em/dcae-unet"] == steps["si-em"]
     assert costs["ddpm"] == steps["ddpm"] and costs["edm"] == 2 * steps["edm"] - 1
+    assert costs["si-cal"] == steps["si-cal"] and costs["deterministic-dressed"] == 1
+    for name, record in document["methods"].items():
+        calibrated = method(name).sampler is not None and not method(name).deterministic
+        assert ({"temperature", "correlation"} <= record.keys()) == calibrated, name
+        assert not calibrated or (0.25 <= record["temperature"] <= 4 and 0 <= record["correlation"] < 1)
+
+
+def test_comparisons_are_ratios_of_means_over_the_same_cases(document):
+    value = {(r["method"], r["lead"], r["score"]): r["value"] for r in document["rows"] if r["field"] == "mean"}
+    learned = set(document["methods"]) - {"persistence", "climatology"}
+    leads, scores = {lead for _, lead, _ in value}, ("vrmse_mean", "crps")
+    expected = {(a, b, s, x) for a in learned for b in ("deterministic", "fno") for s in scores for x in leads if a != b}
+    found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in document["comparisons"]}
+    assert found.keys() == expected and len(document["comparisons"]) == len(expected)
+    for (name, over, score, lead), c in found.items():
+        assert c["value"] == pytest.approx(value[name, lead, score] / value[over, lead, score])
+        assert c["low"] <= c["value"] <= c["high"]
+    equal = [c for c in document["comparisons"] if (c["method"], c["over"], c["score"]) == ("si-e", "deterministic", "crps")]
+    assert all(0.5 < c["value"] < 1.5 for c in equal)  # the forecast of its own twin
 
 
 def test_the_budget_of_every_method_is_the_same(document):
@@ -144,12 +164,33 @@ def test_the_table_and_the_notes(tiny, capsys):
         "VRMSE",
         "CRPS",
         "95 % intervals over 2 initial conditions",
+        "temperature",
+        "ratios of means over the same initial conditions, 95 % paired intervals",
+        "over deterministic",
+        "over fno",
     ):
         assert name in text
-    assert (
-        "codec/dcae alone loses (VRMSE): vorticity" in text
-        and "CRPS of si-em over the MAE of deterministic at lead 0.4" in text
+    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "best CRPS: " in text
+
+
+def test_the_table_of_ratios(tiny, document):
+    _, other, ratios = tiny[1].tables()
+    columns = [[str(cell) for cell in column.cells] for column in ratios.columns]
+    names = columns[0]
+    assert names == [n for n in document["methods"] if n not in ("persistence", "climatology")]
+    headers = [str(column.header) for column in ratios.columns[1:]]
+    assert len(headers) == 8 and headers[0] == "VRMSE\nover deterministic\nlead 0.4"
+    assert headers[2] == "CRPS (one member: MAE)\nover deterministic\nlead 0.4" and headers[-1].endswith(
+        "over fno\nlead 1.2"
     )
+    assert columns[1][names.index("deterministic")] == "-" and columns[-1][names.index("fno")] == "-"
+    c = next(c for c in document["comparisons"] if (c["method"], c["over"], c["score"], c["lead"])
+             == ("si-em", "deterministic", "crps", 0.4))  # fmt: skip
+    assert columns[3][names.index("si-em")] == f"{c['value']:.4f}\n{c['low']:.4f}-{c['high']:.4f}"
+    noise = dict(zip(other.columns[0].cells, other.columns[3].cells, strict=True))
+    record = document["methods"]["si-cal"]
+    assert noise["si-cal"] == f"{record['temperature']:.2f}, {record['correlation']:g}"
+    assert noise["si-e"] == noise["deterministic"] == noise["codec/dcae"] == "-"
 
 
 def test_nothing_half_written_is_left(tiny, session_home):
@@ -252,7 +293,10 @@ def test_a_method_that_is_added_later_is_all_that_is_trained(small, labels, tmp_
     assert {r["method"] for r in added.document["rows"]} == {"persistence", "deterministic", "ddpm"}
     labels.clear()
     run(Options("kolmogorov", methods=("deterministic",), sampler="si-em/dcae-unet", out=out))
-    assert labels[0] == "codec-dcae" and set(labels[1:]) == {"deterministic-dcae-unet", "interpolant-dcae-unet"}
+    assert labels == ["codec-dcae", "deterministic-dcae-unet", "interpolant-dcae-unet, twin", "interpolant-dcae-unet"]
+    labels.clear()
+    run(Options("kolmogorov", methods=("deterministic", "deterministic-dressed", "si-e/dcae-unet"), out=out))
+    assert not labels  # their models are there
 
 
 def test_the_twin_is_trained_once_and_the_order_of_rows_does_not_matter(small, tmp_path, monkeypatch, fresh_home):
@@ -271,8 +315,16 @@ def test_provenance_beside_the_weights(small, tmp_path, fresh_home):
     note = json.loads(next(fresh_home.rglob("interpolant-*/model.json")).read_text())
     assert {"physinterp", "torch", "system", "preset", "statistics", "seed", "steps", "valid_loss", "start"} <= note.keys()
     assert note["start"] == "deterministic-identity-unet" and note["system"]["name"] == "kolmogorov"
-    sigma = load_file(next(fresh_home.rglob("interpolant-*/weights.safetensors")))["sigma"]
-    assert 0 < float(sigma) != 1  # the residual of the twin
+    found = load_file(next(fresh_home.rglob("interpolant-*/weights.safetensors")))
+    assert 0 < float(found["covariance.sigma"]) != 1  # the residual of the twin
+    assert float(found["inflation"]) >= 1 and "twin.backbone.stem.conv.weight" in found
+    note = json.loads(next(fresh_home.rglob("calibration-si-em-2.json")).read_text())
+    assert note["setting"]["sampler"] == "si-em" and note["spread_skill_before"] > 0 and len(note["spread_skill"]) == 3
+
+
+def test_no_table_of_ratios_without_a_deterministic_row(small, tmp_path):
+    found = run(Options("kolmogorov", methods=("persistence", "si-em"), out=tmp_path / "out"))
+    assert found.document["comparisons"] == [] and len(found.tables()) == 2
 
 
 def test_options_change_what_they_say(small, tmp_path, monkeypatch):
@@ -313,7 +365,10 @@ def test_retrain_leaves_no_scores_of_the_old_weights(small, labels, tmp_path, fr
     run(Options("kolmogorov", methods=("deterministic",), out=tmp_path / "one", retrain=True))
     labels.clear()
     run(Options("kolmogorov", methods=names, out=tmp_path / "out"))
-    assert labels == ["interpolant-identity-unet"]  # its weights were discarded with the twin's, and so were its scores
+    assert labels == [
+        "interpolant-identity-unet, twin",
+        "interpolant-identity-unet",
+    ]  # discarded with the twin and the scores
 
 
 def test_latents_belong_to_the_weights_of_their_codec(small, labels, tmp_path, fresh_home):
@@ -332,7 +387,16 @@ def test_latents_belong_to_the_weights_of_their_codec(small, labels, tmp_path, f
 
 @pytest.mark.parametrize(
     "pattern",
-    ["weights.safetensors", "trunk.safetensors", "model.json", "trunk.json", "*.nc", "generation.json", "checksums.json"],
+    [
+        "weights.safetensors",
+        "trunk.safetensors",
+        "model.json",
+        "trunk.json",
+        "calibration-*.json",
+        "*.nc",
+        "generation.json",
+        "checksums.json",
+    ],
 )
 def test_a_damaged_file_of_ours_is_named(command, small, tmp_path, fresh_home, pattern):
     names = ("deterministic",) if pattern == "*.nc" else ("deterministic", "si-em")
@@ -425,13 +489,13 @@ def test_files_made_here_are_read_as_data(small, tmp_path, fresh_home):
 
 @pytest.fixture
 def command(monkeypatch, capsys, tmp_path):
-    """Runs the command line in this process: exit code, lines of stderr."""
+    """Runs `python -m physinterp.benchmark`, or another program, in this process: exit code, lines of stderr."""
 
-    def call(*arguments: str, out: str = "out") -> tuple[int, list[str]]:
+    def call(*arguments: str, out: str = "out", program=cli.single) -> tuple[int, list[str]]:
         monkeypatch.setattr(sys, "argv", ["physinterp", *map(str, arguments), "--out", str(tmp_path / out)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
-            cli.main()
+            cli.main(program)
         code = stop.value.code or 0
         return int(code), capsys.readouterr().err.splitlines()
 
@@ -444,7 +508,10 @@ def command(monkeypatch, capsys, tmp_path):
         ("--system kolmogorow", "no system 'kolmogorow': did you mean 'kolmogorov'"),
         ("--system rbc --preset tinny", "no preset 'tinny': did you mean 'tiny'"),
         ("--system rbc --preset tiny --sampler si-me", "no method 'si-me': did you mean 'si-"),
-        ("--system rbc --preset tiny --sampler fno", "'fno' has no sampler; --sampler takes one of: si-e, si-em"),
+        (
+            "--system rbc --preset tiny --sampler fno",
+            "'fno' has no sampler; --sampler takes one of: deterministic-dressed, si-e, si-em",
+        ),
         ("--system rbc --preset tiny --methods persistense,fno", "no method 'persistense': did you mean 'persistence'"),
         ("--system rbc --preset tiny --methods si-em/dcae-unte", "no backbone 'unte': did you mean 'unet'"),
         ("--system rbc --preset tiny --steps 0", "--steps must be at least 1, found 0"),
@@ -463,6 +530,11 @@ def test_options_that_cannot_be_used(command, fresh_home, arguments, message):
     assert code == 2 and len(lines) == 1
     assert lines[0].startswith("error: ") and message in lines[0]
     assert not fresh_home.exists()  # found before anything is made
+
+
+def test_the_benchmark_is_a_command_of_physinterp(command, fresh_home):
+    code, lines = command("benchmark", "--system", "kolmogorow", program=cli.app)
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("error: no system 'kolmogorow': did you mean 'kolmogorov'")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -608,8 +680,10 @@ def interrupt_after(calls: int, function):
     [
         (KolmogorovFlow, "advance", 5),  # in the middle of a batch of trajectories
         (train.Trainer, "_step", 3),  # in the twin
-        (train.Trainer, "_step", 8),  # in the drift
+        (train.Trainer, "_step", 7),  # in the twin inside the drift
+        (train.Trainer, "_step", 10),  # in the drift
         (runs, "save_tensors", 1),
+        (tune.Validation, "spread_skill", 2),  # between two candidates of the calibration
         (xr.Dataset, "to_zarr", 1),  # between two leads
         (Results, "_plots", 0),
     ],

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -50,12 +54,19 @@ def test_a_rollout_yields_the_leads_of_the_forecast():
 # a member depends on weights, initial state, seed and member number alone -------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["si-em", "ddpm", "edm"])
-@pytest.mark.parametrize("codec", ["identity", "dcae"])
-def test_a_member_is_the_same_in_every_company(name, codec):
+@pytest.mark.parametrize(
+    ("name", "codec", "correlation"),
+    [
+        *itertools.product(("si-em", "ddpm", "edm"), ("identity", "dcae"), (0.0,)),
+        ("si-em-state", "identity", 0.0),
+        ("deterministic-dressed", "identity", 0.0),
+        ("si-em", "identity", 0.8),
+    ],
+)
+def test_a_member_is_the_same_in_every_company(name, codec, correlation):
     """Bytes of a member: in ensembles of any size, its case alone or among others, at any place of the batch."""
     initial = dataset(RBC, samples=5)
-    model = emulator(name, codec=codec)
+    model = emulator(name, codec=codec, correlation=correlation)
     whole = model.forecast(initial, steps=2, members=3)
     fewer = model.forecast(initial, steps=2, members=1)
     np.testing.assert_array_equal(values(whole.isel(member=[0])), values(fewer))
@@ -94,7 +105,8 @@ def test_parameters_belong_to_their_case():
 
 
 def test_seeds():
-    for name, changes in (("si-em", True), ("edm", True), ("si-e", False), ("deterministic", False)):
+    sampled = dict.fromkeys(("si-em", "si-em-state", "edm", "deterministic-dressed"), True)
+    for name, changes in (sampled | dict.fromkeys(("si-e", "si-e-state", "deterministic"), False)).items():
         forecast = lambda seed, name=name: values(emulator(name).forecast(dataset(RBC), 2, members=2, seed=seed))  # noqa: E731
         first = forecast(0)
         np.testing.assert_array_equal(first, forecast(0))
@@ -104,18 +116,74 @@ def test_seeds():
 
 def test_noise_of_a_member_and_a_step():
     def draw(seed: int = 0, step: int = 0, member: int = 0, k: int = 0) -> torch.Tensor:
-        return Noise(seed, step, (2, 64, 64)).draw(member, k)
+        return Noise(seed, (2, 64, 64)).draw(step, member, k)
 
     draws = [draw(), draw(seed=1), draw(step=1), draw(member=1), draw(k=1), draw(seed=-1)]
     for i, a in enumerate(draws):
         for b in draws[:i]:
             assert abs(float((a * b).mean())) < 0.05
         assert float(a.mean()) == pytest.approx(0, abs=0.05) and float(a.std()) == pytest.approx(1, abs=0.05)
-    noise = Noise(0, 0, (2, 64, 64))
-    later = noise.draw(0, 3)  # the order of asking does not matter
-    assert torch.equal(noise.draw(0, 0), draw()) and torch.equal(later, draw(k=3))
-    batch = noise.of(torch.tensor([1, 0, 1]), torch.device("cpu"))(1)
-    assert torch.equal(batch, torch.stack([draw(member=m, k=1) for m in (1, 0, 1)]))
+    batch = Noise(0, (2, 64, 64)).of(3, torch.tensor([1, 0, 1]), torch.device("cpu"))(1)
+    assert torch.equal(batch, torch.stack([draw(step=3, member=m, k=1) for m in (1, 0, 1)]))
+
+
+def test_members_of_a_seed_never_change():
+    """White noise is that of one generator per member and step, so stored forecasts can be made again."""
+    digest = hashlib.blake2b(b"5/2/3", digest_size=7).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    first, second = torch.randn(4, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    noise = Noise(5, (4, 3))
+    assert torch.equal(noise.draw(3, 2, 1), second) and torch.equal(noise.draw(3, 2, 0), first)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_noise_of_successive_steps_is_an_autoregression(rho):
+    """Variance 1 at every step and correlation rho^lag, within five standard errors; draws and members stay apart."""
+    points, steps = 256 * 256, 6
+    noise = Noise(0, (256, 256), rho)
+    e = torch.stack([torch.stack([noise.draw(t, 0, 0), noise.draw(t, 1, 0), noise.draw(t, 0, 1)]) for t in range(steps)])
+    e = e.flatten(2).double()
+    for t in range(steps):
+        assert bool(((e[t].square().mean(1) - 1).abs() < 5 * math.sqrt(2 / points)).all())
+        for lag in range(1, steps - t):
+            error = math.sqrt((1 + rho ** (2 * lag)) / points)
+            assert bool((((e[t] * e[t + lag]).mean(1) - rho**lag).abs() < 5 * error).all()), (t, lag)
+        others = torch.stack([(e[t, a] * e[t, b]).mean() for a, b in ((0, 1), (0, 2), (1, 2))])
+        assert bool((others.abs() < 5 / math.sqrt(points)).all())
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.7])
+def test_the_order_of_asking_for_noise_does_not_matter(rho):
+    keys = list(itertools.product(range(4), range(2), range(3)))  # step, member, draw
+    noise = Noise(1, (3, 2), rho)
+    in_order = {key: noise.draw(*key) for key in keys}
+    for backwards in (keys[::-1], [keys[i] for i in torch.randperm(len(keys), generator=torch.Generator().manual_seed(0))]):
+        noise = Noise(1, (3, 2), rho)
+        for key in (*backwards, *backwards):
+            assert torch.equal(noise.draw(*key), in_order[key]), key
+    for key in keys:
+        assert torch.equal(Noise(1, (3, 2), rho).draw(*key), in_order[key]), key
+
+
+def test_correlated_noise_starts_as_white_noise():
+    white, correlated = Noise(2, (3, 2)), Noise(2, (3, 2), 0.6)
+    assert torch.equal(white.draw(0, 1, 2), correlated.draw(0, 1, 2))
+    expected = 0.6 * white.draw(0, 1, 2) + 0.8 * white.draw(1, 1, 2)
+    torch.testing.assert_close(correlated.draw(1, 1, 2), expected)
+
+
+def test_the_correlation_reaches_the_stepper():
+    """A random walk: the variance of the sum of two steps is 2 + 2 rho."""
+
+    class Walk(Persistence):
+        def forward(self, z, cond, *, noise):
+            return z + noise(0)
+
+    initial, rho = dataset(KOLMOGOROV.with_grid((64, 64)), samples=1), 0.8
+    model = emulator(system=KOLMOGOROV.with_grid((64, 64)), stepper=Walk(), correlation=rho)
+    away = (model.forecast(initial, steps=2).vorticity - initial.vorticity).values[0, 0]
+    assert away[0].var() == pytest.approx(1, rel=5 * math.sqrt(2 / 4096))
+    assert away[1].var() == pytest.approx(2 + 2 * rho, rel=5 * math.sqrt(2 / 4096))
 
 
 # what is known exactly ---------------------------------------------------------------------------------------------

@@ -8,8 +8,10 @@ import xarray as xr
 from torch import nn
 
 from physinterp.autoencoder import Identity
+from physinterp.baselines.deterministic import Deterministic
 from physinterp.config import Preset, Training
 from physinterp.data.statistics import Statistics
+from physinterp.drift import Drift
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model, make_sampler, method
@@ -59,21 +61,26 @@ def emulator(
     micro_batch: int = 4,
     codec: str = "identity",
     stepper: nn.Module | None = None,
+    correlation: float = 0.0,
 ) -> Emulator:
     """An emulator of random weights, or of the given stepper."""
     torch.manual_seed(0)
     stack = FieldStack(system.fields, system.grid, statistics(system))
     if stepper is not None:
-        return Emulator(system, stack, Identity(len(system.fields)), stepper, 0.5, micro_batch)
+        return Emulator(system, stack, Identity(len(system.fields)), stepper, 0.5, micro_batch, correlation=correlation)
     row = method(name)
     assert row.objective is not None
     encoder = make_codec(codec, system, PRESET).eval()
-    channels = encoder.latent_channels
+    shape = (encoder.latent_channels, *encoder.latent_shape(system.grid.shape))
     what = ModelName(row.objective, codec, row.backbone or "unet")
-    model = make_model(what, system, PRESET, channels, torch.full((channels,), 0.3), torch.full((channels,), 0.5)).eval()
+    model = make_model(what, system, PRESET, shape, torch.full(shape[:1], 0.3)).eval()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in [*model.parameters(), *encoder.parameters()]:  # layers that start at zero would hide what is tested
             if not p.is_complex():
                 p.add_(0.05 * torch.randn(p.shape, generator=generator))
-    return Emulator(system, stack, encoder, SampledStepper(model, make_sampler(row, model, PRESET.steps)), 0.5, micro_batch)
+    if isinstance(model, Drift | Deterministic):
+        white = torch.randn(40, *shape, generator=generator)
+        model.covariance.fit(0.3 * (white + white.roll(1, -2)))
+    stepper = SampledStepper(model, make_sampler(row, model, PRESET.steps))
+    return Emulator(system, stack, encoder, stepper, 0.5, micro_batch, correlation=correlation)

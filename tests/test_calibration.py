@@ -1,0 +1,242 @@
+"""The residual covariance as an operator: against the dense matrix, truncated, as colour, on shifted fields, stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from physinterp.calibration import EIGENVECTORS, Covariance, White
+from physinterp.checkpoint import save_tensors
+
+CASES = [  # *S and periodic axes: one, two and none; even and odd sizes
+    ((6, 3), (-2,)),
+    ((5, 3), (-2,)),
+    ((3, 6), (-1,)),
+    ((3, 5), (-1,)),
+    ((4, 6), (-2, -1)),
+    ((6, 5), (-2, -1)),
+    ((5, 4), (-2, -1)),
+    ((5, 3), (-2, -1)),
+    ((3, 4), ()),
+]
+each_case = pytest.mark.parametrize(("shape", "periodic"), CASES)
+
+
+def residuals(shape: tuple[int, ...], periodic: tuple[int, ...], n: int = 200) -> Tensor:
+    """Two channels of different size; the second is the first, moved by one cell along each axis, with noise of its own."""
+    generator = torch.Generator().manual_seed(0)
+    white = torch.randn(n, 2, *shape, generator=generator, dtype=torch.float64)
+    first = white[:, 0] + white[:, 0].roll(1, -1) * torch.linspace(0.5, 1, shape[-1], dtype=torch.float64)
+    moved = first.roll([1] * len(shape), dims=[a - len(shape) for a in range(len(shape))])
+    return torch.stack([0.2 * first, 3 * (moved + 0.4 * white[:, 1])], 1)
+
+
+def fitted(shape: tuple[int, ...], periodic: tuple[int, ...], rank: int = 1000, dtype=torch.float64) -> Covariance:
+    covariance = Covariance(2, shape, periodic, rank).to(dtype)
+    covariance.fit(residuals(shape, periodic))
+    return covariance
+
+
+def matrix(f: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype=torch.float64) -> Tensor:
+    """The matrix (D, D) of a linear map of states (2, *S)."""
+    d = 2 * math.prod(shape)
+    return f(torch.eye(d, dtype=dtype).view(d, 2, *shape)).flatten(1).T
+
+
+def identity(r: Tensor) -> Tensor:
+    return r
+
+
+def dense(shape: tuple[int, ...], periodic: tuple[int, ...]) -> Tensor:
+    """Sample covariance, the mean over all shifts along the periodic axes."""
+    x = residuals(shape, periodic)
+    for axis in periodic:
+        x = torch.cat([x.roll(k, axis) for k in range(shape[axis])])
+    return x.flatten(1).T @ x.flatten(1) / len(x)
+
+
+# the operator ------------------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_the_operator_is_the_sample_covariance(shape, periodic):
+    """To rounding: a covariance that is homogeneous along an axis is block-diagonal in its wavenumbers."""
+    covariance, expected = fitted(shape, periodic), dense(shape, periodic)
+    colour = matrix(covariance.colour, shape)
+    torch.testing.assert_close(colour @ colour.T, expected, rtol=1e-10, atol=1e-10)
+    sigma = covariance.sigma.expand(2, *shape).flatten()
+    r = matrix(lambda x: covariance.apply(identity, x), shape)
+    torch.testing.assert_close(sigma[:, None] * r * sigma, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(sigma.view(2, -1)[:, 0] ** 2, expected.diag().view(2, -1).mean(1))
+    across = expected[: len(expected) // 2, len(expected) // 2 :]
+    assert not torch.allclose(across, across.T, rtol=0.5)  # a wrong conjugate would be seen
+
+
+@each_case
+def test_functions_of_the_operator(shape, periodic):
+    covariance = fitted(shape, periodic)
+    r = matrix(lambda x: covariance.apply(identity, x), shape)
+    values, vectors = torch.linalg.eigh(r)
+    assert float(values.min()) > -1e-12
+    for f in (torch.ones_like, torch.sqrt, lambda r: 1 / (1 + 3 * r), lambda r: r**2):
+        expected = vectors @ torch.diag(f(values.clamp(min=0))) @ vectors.T
+        found = matrix(lambda x, f=f: covariance.apply(f, x), shape)
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-7)
+    root = matrix(lambda x: covariance.apply(torch.sqrt, covariance.apply(torch.sqrt, x)), shape)
+    torch.testing.assert_close(root, r, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("shape", "periodic"), [((6, 3), (-2,)), ((5, 3), (-2,)), ((3, 4), ())])
+@pytest.mark.parametrize("rank", [1, 2, 4])
+def test_truncation_keeps_the_trace_and_the_leading_eigenvectors(shape, periodic, rank):
+    whole, short = fitted(shape, periodic), fitted(shape, periodic, rank)
+    assert short.values.shape == (len(whole.values), rank) and short.vectors.shape[1:] == (
+        *whole.vectors.shape[1:2],
+        rank,
+        2,
+    )
+    torch.testing.assert_close(short.values, whole.values[:, -rank:])
+    r, cut = (matrix(lambda x, c=c: c.apply(identity, x), shape) for c in (whole, short))
+    torch.testing.assert_close(cut.trace(), r.trace())
+    torch.testing.assert_close(cut, cut.T)
+    one = matrix(lambda x: short.apply(torch.ones_like, x), shape)
+    torch.testing.assert_close(one, torch.eye(len(r), dtype=torch.float64))
+    vectors = torch.view_as_complex(whole.vectors)[0, :, -rank:].real.mT  # of the mean along the periodic axes
+    lengths = math.prod(shape[a] for a in periodic)
+    modes = vectors.view(rank, 2, *(1 if a - 2 in periodic else n for a, n in enumerate(shape))).expand(-1, 2, *shape)
+    stretched = short.apply(identity, modes / math.sqrt(lengths))
+    torch.testing.assert_close(stretched, modes / math.sqrt(lengths) * short.values[0][:, None, None, None])
+
+
+def test_the_rank_is_bounded_by_the_size_of_a_wavenumber():
+    assert Covariance(2, (6, 3), (-2,)).values.shape == (4, 6)
+    assert Covariance(2, (6, 30), (-2,)).values.shape == (4, EIGENVECTORS)
+    assert Covariance(2, (6, 5), (-2, -1)).values.shape == (18, 2) and Covariance(2, (3, 4), ()).values.shape == (1, 24)
+
+
+@each_case
+def test_it_starts_as_white_noise(shape, periodic):
+    x = torch.randn(3, 2, *shape, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(Covariance(2, shape, periodic).colour(x), x)
+
+
+# colour ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [1000, 2])
+def test_coloured_noise_has_the_covariance(rank):
+    """Of 20,000 draws, within five standard errors sqrt((C_ii C_jj + C_ij^2) / n)."""
+    n, shape = 20_000, (6, 3)
+    covariance = fitted(shape, (-2,), rank, torch.float32)
+    white = torch.randn(n, 2, *shape, generator=torch.Generator().manual_seed(2))
+    x = covariance.colour(white).flatten(1).double()
+    if rank == 1000:
+        c = dense(shape, (-2,))
+    else:
+        sigma = covariance.sigma.expand(2, *shape).flatten().double()
+        c = sigma[:, None] * matrix(lambda x: covariance.apply(identity, x), shape) * sigma
+    error = ((c.diag()[:, None] * c.diag() + c**2) / n).sqrt()
+    assert bool(((x.T @ x / n - c).abs() < 5 * error).all())
+    assert bool((x.mean(0).abs() < 5 * (c.diag() / n).sqrt()).all())
+
+
+@each_case
+def test_shifts_along_periodic_axes(shape, periodic):
+    """The operator commutes with them, and with no shift along another axis."""
+    covariance = fitted(shape, periodic, rank=3)
+    x = torch.randn(4, 2, *shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for axis in (-2, -1):
+        found, expected = covariance.colour(x.roll(1, axis)), covariance.colour(x).roll(1, axis)
+        assert torch.allclose(found, expected, rtol=0, atol=1e-10) == (axis in periodic)
+
+
+def test_rows_of_a_batch_do_not_mix():
+    covariance = fitted((6, 3), (-2,))
+    x = torch.randn(4, 2, 6, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    alone = torch.cat([covariance.colour(x[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(covariance.colour(x), alone, rtol=1e-13, atol=1e-13)
+
+
+# fit ---------------------------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_a_given_sigma_moves_nothing_but_the_unit(shape, periodic):
+    sigma = torch.tensor([2.0, 0.7], dtype=torch.float64)[:, None, None]
+    own, given = fitted(shape, periodic), Covariance(2, shape, periodic, 1000).double()
+    given.fit(residuals(shape, periodic), sigma)
+    assert torch.equal(given.sigma, sigma) and not torch.allclose(own.sigma, sigma)
+    a, b = (matrix(c.colour, shape) for c in (own, given))
+    torch.testing.assert_close(a @ a.T, b @ b.T, rtol=1e-10, atol=1e-10)
+    assert float(matrix(lambda x: own.apply(identity, x), shape).trace()) == pytest.approx(2 * math.prod(shape))
+
+
+def test_sigma_may_be_its_own():
+    """As in a drift whose sigma was set before its training."""
+    covariance = fitted((6, 3), (-2,))
+    sigma, colour = covariance.sigma.clone(), matrix(covariance.colour, (6, 3))
+    covariance.fit(residuals((6, 3), (-2,)), covariance.sigma)
+    assert torch.equal(covariance.sigma, sigma)
+    torch.testing.assert_close(matrix(covariance.colour, (6, 3)), colour)
+
+
+@each_case
+def test_a_channel_without_residual_gets_no_noise(shape, periodic):
+    x = residuals(shape, periodic)
+    x[:, 0] = 0
+    covariance = Covariance(2, shape, periodic)
+    covariance.fit(x)
+    assert all(bool(torch.isfinite(v).all()) for v in covariance.state_dict().values()) and bool(
+        (covariance.sigma > 0).all()
+    )
+    noise = covariance.colour(torch.randn(50, 2, *shape, generator=torch.Generator().manual_seed(4)))
+    assert float(noise[:, 0].abs().max()) < 1e-11 and float(noise[:, 1].std()) > 1
+
+
+def test_few_residuals_span_few_directions():
+    covariance = Covariance(2, (6, 3), (-2,), 1000).double()
+    covariance.fit(residuals((6, 3), (-2,), n=2))
+    colour = matrix(covariance.colour, (6, 3))
+    assert bool(torch.isfinite(colour).all()) and int(torch.linalg.matrix_rank(colour, rtol=1e-6)) == 2 * 6
+
+
+# storage and precision ---------------------------------------------------------------------------------------------
+
+
+@each_case
+def test_it_is_all_in_its_state(tmp_path, shape, periodic):
+    covariance = fitted(shape, periodic, 2, torch.float32)
+    save_tensors(covariance.state_dict(), tmp_path / "c.safetensors")
+    other = Covariance(2, shape, periodic, 2)
+    other.load_state_dict(load_file(tmp_path / "c.safetensors"))
+    x = torch.randn(3, 2, *shape, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(other.colour(x), covariance.colour(x)) and not list(covariance.parameters())
+
+
+@each_case
+def test_single_precision(shape, periodic):
+    """A state keeps its type, whatever that of the residuals; the values differ by rounding alone."""
+    single, double = fitted(shape, periodic, dtype=torch.float32), fitted(shape, periodic)
+    x = torch.randn(3, 2, *shape, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    of_single, mixed, expected = single.colour(x.float()), single.colour(x), double.colour(x)
+    assert of_single.dtype == torch.float32 and mixed.dtype == expected.dtype == torch.float64
+    for found in (of_single.double(), mixed):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_white(dtype):
+    x = torch.randn(3, 2, 4, 5, dtype=dtype)
+    seen: list[Tensor] = []
+
+    def f(r: Tensor) -> Tensor:
+        seen.append(r)
+        return (3 + r).sqrt()
+
+    assert torch.equal(White().apply(f, x), 2 * x) and White().apply(f, x).dtype == dtype
+    assert seen[0].dtype == dtype and float(seen[0]) == 1
