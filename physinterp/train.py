@@ -225,7 +225,10 @@ class Trainer:
         full = [o.param_groups[0]["lr"] for o in run.optimizers]
         plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
         with (self.folder / "log.jsonl").open("a") as log:
-            while (p := plan.used(run.step, run.elapsed, budget)) < until if steps is None else run.step < steps:
+            while run.step < (steps or math.inf):
+                p = plan.used(run.step, run.elapsed, budget)
+                if p >= until and not steps:
+                    break
                 factor = min(1.0, (p + 1e-3) / WARMUP) * min(1.0, (1 - p) / self.decay)
                 rate = run.rate * factor
                 for optimizer, lr in zip(run.optimizers, full, strict=True):

@@ -161,7 +161,7 @@ def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tup
 
 
 def _centred(logs: Tensor) -> tuple[float, float]:
-    """The factor on the temperature that minimises the largest weighted departure of the logarithms (leads,), and that one."""
+    """The factor on the temperature with the smallest largest weighted departure of the logarithms (leads,), and that."""
     shift = torch.linspace(-1, 1, 2001)
     weight = torch.ones(len(logs))
     weight[0] = 2
