@@ -144,6 +144,8 @@ class Job:
             sampler = method(self.focus).sampler
             if sampler is None:
                 raise InputError(f"--steps {o.steps}: no row has a sampler; add one with --sampler")
+            if (fixed := method(self.focus).steps) not in (None, o.steps):
+                raise InputError(f"--steps {o.steps}: {self.focus} has {fixed} by definition; choose another --sampler")
             steps[sampler] = o.steps
         return preset.model_copy(
             update={"steps": steps, "members": o.members or preset.members, "lead": o.lead or preset.lead}

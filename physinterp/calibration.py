@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-EIGENVECTORS = 32  # most eigenvectors kept per wavenumber
+EIGENVECTORS = 16  # most eigenvectors kept per wavenumber
 
 
 class Covariance(nn.Module):
@@ -71,7 +71,8 @@ class Covariance(nn.Module):
         rest = f(self.rest)[:, None, None]
         gain = f(self.values)[:, None, :] - rest
         vectors = torch.view_as_complex(self.vectors).to(y.dtype)
-        return back(rest * y + (y @ vectors.conj() * gain) @ vectors.mT)
+        inside = (y.conj().resolve_conj() @ vectors).conj().resolve_conj()  # U* y: the small factors are conjugated
+        return back(torch.baddbmm(rest * y, gain * inside, vectors.mT))
 
     def colour(self, x: Tensor) -> Tensor:
         """C^(1/2) x: noise of covariance C from white noise x (B, C, *S)."""
@@ -96,4 +97,4 @@ def transform(x: Tensor, periodic: tuple[int, ...]) -> tuple[Tensor, Callable[[T
     def back(z: Tensor) -> Tensor:
         return torch.fft.irfftn(z.reshape(y.shape).movedim(front, periodic), s=lengths, dim=periodic, norm="ortho")
 
-    return y.reshape(math.prod(y.shape[: len(front)]), len(x), -1), back
+    return y.reshape(math.prod(y.shape[: len(front)]), len(x), -1).contiguous(), back

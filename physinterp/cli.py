@@ -52,7 +52,7 @@ def benchmark(
         ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the chosen sampler. Default: the preset's (quick: 2).")] = None,
-    members: Annotated[int | None, typer.Option(help="Ensemble size. Default: the preset's (quick: 5).")] = None,
+    members: Annotated[int | None, typer.Option(help="Ensemble size. Default: the preset's (quick: 4 or 5).")] = None,
     lead: Annotated[int | None, typer.Option(help="Leads to forecast, in steps. Default: the preset's (quick: 10).")] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of training and forecasts.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

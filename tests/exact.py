@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,16 @@ SHAPE = (1, 1, 1, 1)
 def full(value: float) -> Tensor:
     """A state with one value, float64."""
     return torch.full(SHAPE, value, dtype=torch.float64)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers, float64."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def slope(errors: list[float], steps: list[int]) -> float:
+    """Order of convergence."""
+    return -float(np.polyfit(np.log(steps), np.log(np.abs(errors)), 1)[0])
 
 
 def law(interpolant: Interpolant, s: Tensor, x0: float, mu: float, c: float) -> tuple[Tensor, Tensor, Tensor]:

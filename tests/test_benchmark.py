@@ -520,6 +520,10 @@ def command(monkeypatch, capsys, tmp_path):
         ("--system rbc --preset tiny --lead 99", "--lead 99: trajectories hold 10 steps; ask for at most that"),
         ("--system rbc --preset tiny --methods ,", "--methods names no row; known: persistence"),
         ("--system rbc --preset tiny --methods fno --steps 3", "--steps 3: no row has a sampler"),
+        (
+            "--system rbc --preset tiny --sampler deterministic-dressed --steps 3",
+            "--steps 3: deterministic-dressed has 1 by definition; choose another --sampler",
+        ),
         ("--system rbc --preset tiny --device cpux", "no device 'cpux': did you mean 'cpu'"),
         ("--system rbc --preset tiny --sampler si-e --members 4", "--members 4: si-e is deterministic"),
         ("--system kolmogorov --preset tiny --data nowhere.h5", "nowhere.h5: no such file or folder"),

@@ -174,7 +174,7 @@ def test_a_sampler_without_spread_gets_one_question(process):
 
 
 def test_no_interpolant(process):
-    with pytest.raises(InputError, match="deterministic-identity-unet is no interpolant: the doctor examines .* rows si-"):
+    with pytest.raises(InputError, match="deterministic-identity-unet is no interpolant: the doctor examines models"):
         findings(process, name=TWIN)
 
 
@@ -265,8 +265,8 @@ def test_the_size_of_the_spread(process, temperature, sound):
 
 def test_white_noise_on_a_smooth_residual():
     """The spread as a whole is right: only the bands show that it sits at the wrong wavenumbers."""
-    found = findings(Process(slope=4.0, white=True))
-    assert {"high", "low"} <= unsound(found) <= {"high", "low", "skill"}
+    found = findings(Process(slope=6.0, white=True))
+    assert {"high", "low"} <= unsound(found) <= {"high", "mid", "low"}
     assert numbers(found["high"])[0] > 3 > 1 / 3 > numbers(found["low"])[0]
     assert "no error" in found["high"].cause and "too narrow" in found["low"].cause
 
@@ -277,5 +277,5 @@ def test_points_without_spread(empty: Sequence[int]):
     profile = torch.ones(16)
     profile[list(empty)] = 0.0
     found = findings(Process(profile=profile, system=walled("y")))
-    assert numbers(found["points"])[0] == pytest.approx(len(empty) / 16, abs=5e-4)
+    assert numbers(found["points"])[0] == pytest.approx(len(empty) / 16, abs=1e-3)
     assert found["points"].sound == (not empty) and "covariance is empty there" in found["points"].cause

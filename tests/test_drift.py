@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from exact import GaussianBridge, gaussian_drift, moments, si_drift
+from exact import GaussianBridge, gaussian_drift, moments, normal, si_drift
 from torch import Tensor, nn
 
 from physinterp import drift
@@ -41,10 +41,6 @@ class Network(nn.Module):
         self.calls += 1
         learned = torch.einsum("ij,bjhw->bihw", self.mix, x) + self.shift
         return self.f(x[:, :C], x[:, C:], as_level(s)) + learned
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def coloured() -> Covariance:

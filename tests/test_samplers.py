@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from exact import Counted, Scalar, full, gaussian_drift, moments, si_drift
+from exact import Counted, Scalar, full, gaussian_drift, moments, si_drift, slope
 
 from physinterp.errors import InputError
 from physinterp.interpolant import LinearInterpolant
-from physinterp.samplers import (
-    SAMPLERS,
-    DriftEuler,
-    EulerMaruyama,
-)
+from physinterp.samplers import SAMPLERS, DriftEuler, EulerMaruyama
 from physinterp.types import Conditioning
 
 CASES = [(0.0, 1.0, 1.0, 1.0), (-2.0, 0.7, 0.04, 0.9), (1.3, -3.0, 16.0, 0.5)]  # x0, mu, C, sigma
@@ -35,11 +30,6 @@ TABLE = {
 
 def no_noise(k: int) -> torch.Tensor:
     raise AssertionError("a deterministic sampler drew noise")
-
-
-def slope(errors: list[float], steps: list[int]) -> float:
-    """Order of convergence."""
-    return -float(np.polyfit(np.log(steps), np.log(np.abs(errors)), 1)[0])
 
 
 @each_case

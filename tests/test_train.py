@@ -99,7 +99,7 @@ def test_a_budget_in_seconds(tmp_path):
     begun = time.perf_counter()
     _, record = fit(tmp_path, training=plan(steps=None, seconds=1.0), budget=0.4)
     assert 0.4 <= record["seconds"] <= time.perf_counter() - begun + 0.05
-    assert record["steps"] > 1
+    assert record["steps"] >= 1
 
 
 def test_a_budget_is_seconds_or_steps():
@@ -165,6 +165,20 @@ def test_a_candidate_that_diverges_loses(tmp_path):
     assert record["learning_rate"] == 0.02
     with pytest.raises(FloatingPointError, match=r"at any learning rate of .*: lower them"):
         fit(tmp_path / "b", Steep(), training=plan(steps=100, learning_rates=(1e6, 1e7)))
+
+
+def test_a_candidate_that_diverges_takes_no_steps_from_the_others(tmp_path, monkeypatch):
+    taken, advance = [], Trainer._advance
+
+    def watched(self, run, *args) -> None:
+        try:
+            advance(self, run, *args)
+        finally:
+            taken.append((run.rate, run.step))
+
+    monkeypatch.setattr(Trainer, "_advance", watched)
+    _, record = fit(tmp_path, Toy(broken=3), training=plan(steps=100, learning_rates=(0.01, 0.02)))
+    assert taken[:2] == [(0.01, 2), (0.02, 5)] and record["learning_rate"] == 0.02
 
 
 # resumption --------------------------------------------------------------------------------------------------------
