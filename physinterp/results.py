@@ -196,20 +196,23 @@ class Results:
         return [errors, other, *self._ratios(names, leads[:2])]
 
     def _ratios(self, names: list[str], leads: list[float]) -> list[Table]:
-        """Scores over those of the deterministic forecasts."""
+        """Scores over those of the deterministic forecasts, one table for each of them."""
         found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in self.document["comparisons"]}
-        labels = {"vrmse_mean": "VRMSE", "crps": "CRPS (one member: MAE)"}
-        columns = [k for k in itertools.product(COMPARED, labels, leads) if any(f[1:] == k for f in found)]
-        if not columns:
-            return []
-        table = Table(title="ratios of means over the same initial conditions, 95 % paired intervals", title_justify="left")
-        table.add_column("method", no_wrap=True)
-        for over, score, lead in columns:
-            table.add_column(f"{labels[score]}\nover {over}\nlead {lead:g}", justify="right", no_wrap=True)
-        for name in names:
-            if any((name, *c) in found for c in columns):
-                table.add_row(name, *(_cell(found.get((name, *c)), None) for c in columns))
-        return [table]
+        labels = {"vrmse_mean": "VRMSE", "crps": "CRPS or MAE"}
+        tables = []
+        for over in dict.fromkeys(c["over"] for c in self.document["comparisons"]):
+            table = Table(
+                title=f"over the row {over}, on the same initial conditions; 95 % paired intervals", title_justify="left"
+            )
+            table.add_column("method", no_wrap=True)
+            columns = [(over, score, lead) for score in labels for lead in leads]
+            for _, score, lead in columns:
+                table.add_column(f"{labels[score]}\nlead {lead:g}", justify="right", no_wrap=True)
+            for name in names:
+                if (name, *columns[0]) in found:
+                    table.add_row(name, *(_cell(found.get((name, *c)), None, 3) for c in columns))
+            tables.append(table)
+        return tables
 
     def notes(self) -> list[str]:
         """What the tables need said in words: who wins, against what, and what the codec alone loses."""
@@ -257,14 +260,14 @@ def _plain(row: dict[str, Any] | None) -> str:
     return "-" if row is None or row["value"] is None else f"{row['value']:.2g}"
 
 
-def _cell(row: dict[str, Any] | None, best: str | None) -> str:
+def _cell(row: dict[str, Any] | None, best: str | None, digits: int = 4) -> str:
     if row is None:
         return "-"
     if row["value"] is None:
         return "lost"
-    text = f"{row['value']:.4f}"
+    text = f"{row['value']:.{digits}f}"
     if row["low"] is not None:
-        text += f"\n{row['low']:.4f}-{row['high']:.4f}"
+        text += f"\n{row['low']:.{digits}f}-{row['high']:.{digits}f}"
     return f"[bold]{text}[/bold]" if row["method"] == best else text
 
 

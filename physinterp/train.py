@@ -207,7 +207,7 @@ class Trainer:
             except FloatingPointError:
                 loss = math.inf
             losses[f"{rate:g}"] = loss if math.isfinite(loss) else math.inf
-            spent, steps = spent + run.elapsed, steps or run.step
+            spent, steps = spent + run.elapsed, steps or (run.step if math.isfinite(loss) else None)
             if math.isfinite(loss) and loss <= min(losses.values()):
                 best = {k: v.detach().clone() for k, v in run.tensors().items()}
         if not best:

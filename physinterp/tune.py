@@ -149,7 +149,7 @@ def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tup
     tried = {}
     for correlation in CORRELATIONS:
         ratios = validation.spread_skill(replace(setting, correlation=correlation), validation.leads, members)
-        if all(math.isfinite(r) for r in ratios):
+        if all(math.isfinite(r) and r > 0 for r in ratios):
             tried[correlation] = torch.tensor(ratios).log()
     if not tried:
         raise InputError(f"{setting.sampler} cannot be calibrated: its rollouts on the validation split are not finite")
@@ -178,8 +178,8 @@ def _scaled(setting: Setting, factor: float) -> Setting:
 def calibrated(validation: Validation, sampler: str, steps: int) -> Setting:
     """The calibrated setting of a sampler, kept beside the weights and measured where it is not there."""
     runs, name = validation.runs, validation.name
-    stamp = {"weights": runs.weights(name), "leads": validation.leads, "version": VERSION}
-    path = runs.folder(str(name)) / f"calibration-{sampler}-{steps}.json"
+    stamp = {"weights": runs.weights(name), "version": VERSION}
+    path = runs.folder(str(name)) / f"calibration-{sampler}-{steps}-leads-{validation.leads}.json"
     if path.exists():
         with reading(path):
             kept = load_json(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ LEADS = 6
 DRESSED = Setting("si-cal", 1)
 
 
+@cache
 def growth(rho: float, leads: int) -> list[float]:
     """Variance of the sum of an autoregression of variance 1, after each step."""
     e = torch.eye(leads, dtype=torch.float64)
