@@ -110,11 +110,11 @@ def doctor(
     Exit code 0 where nothing is off, 1 where something is; each such line says the likely cause.
     """
     with _interruptible():
-        from physinterp.doctor import examine
-        from physinterp.tune import Validation, calibrated
+        from physinterp.doctor import examine, usual
+        from physinterp.tune import Validation
 
         validation = Validation.of(model, leads)
-        findings = examine(validation, calibrated(validation, sampler, steps))
+        findings = examine(validation, usual(validation, sampler, steps))
         table = Table(title=f"{model.name}, {sampler} with {steps} steps, validation split", title_justify="left")
         for label in ("question", "measured", "expected", ""):
             table.add_column(label)

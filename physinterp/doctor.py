@@ -16,7 +16,8 @@ from physinterp import metrics
 from physinterp.drift import Drift
 from physinterp.errors import InputError
 from physinterp.samplers import SAMPLERS
-from physinterp.tune import Setting, Validation
+from physinterp.system import near
+from physinterp.tune import Setting, Validation, calibrated
 
 STEPS = {"si-em": 50, "si-pf": 25, "si-e": 2}  # many enough for the law, and what stands for a forecast without spread
 LAW = 0.15  # largest relative difference of variances, and of means in units of the spread, of two samplers with many steps
@@ -45,6 +46,24 @@ class Finding:
     cause: str = ""
 
 
+def usual(validation: Validation, sampler: str, steps: int) -> Setting:
+    """The way a model is sampled in a benchmark: calibrated where there is noise.
+
+    Raises:
+        InputError: the model is no interpolant, or the sampler is none of an interpolant.
+    """
+    _check(validation)
+    known = [name for name in SAMPLERS if name.startswith("si-")]
+    if sampler not in known:
+        raise InputError(f"no sampler {sampler!r} of an interpolant: {near(sampler, known)}")
+    return Setting(sampler, steps) if SAMPLERS[sampler].deterministic else calibrated(validation, sampler, steps)
+
+
+def _check(validation: Validation) -> None:
+    if not isinstance(validation.runs.model(validation.name), Drift):
+        raise InputError(f"{validation.name} is no interpolant: the doctor examines models of the rows si-*")
+
+
 def examine(validation: Validation, setting: Setting, members: int = 16, states: int = 8) -> list[Finding]:
     """Ask a trained drift and one way to sample it everything that this module knows.
 
@@ -56,8 +75,7 @@ def examine(validation: Validation, setting: Setting, members: int = 16, states:
     Raises:
         InputError: the model is no interpolant.
     """
-    if not isinstance(validation.runs.model(validation.name), Drift):
-        raise InputError(f"{validation.name} is no interpolant: the doctor examines models of the rows si-*")
+    _check(validation)
     many = Setting(setting.sampler, max(STEPS.get(setting.sampler, STEPS["si-em"]), setting.steps))
     flow = Setting("si-pf", STEPS["si-pf"])
     used, law, reference = (_step(validation, s, members, states) for s in (setting, many, flow))

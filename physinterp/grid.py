@@ -129,6 +129,11 @@ class Grid:
         """Periodic axes as negative axis numbers, e.g. (-2, -1)."""
         return tuple(i - len(self.axes) for i, axis in enumerate(self.axes) if axis.boundary == "periodic")
 
+    @property
+    def homogeneous(self) -> tuple[int, ...]:
+        """Periodic axes along which the equations do not vary, as negative axis numbers."""
+        return tuple(a for a in self.periodic if not self.axes[a].fixed)
+
     @cached_property
     def weights(self) -> Array:
         """Quadrature weights of a spatial mean, mean 1, shape *S."""

@@ -37,7 +37,7 @@ from physinterp.train import STATE, Pairs, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 2  # raised when weights trained by an earlier version must not be reused
+FORMAT = 3  # raised when weights trained by an earlier version must not be reused
 
 
 class Reconstruction(nn.Module):
@@ -125,8 +125,9 @@ class Runs:
     def pairs(self, split: str, codec: str) -> Pairs:
         """Successive states of a split in the space of a codec; latents are encoded once and kept on disk."""
         x, parameters = self.packed(split)
+        homogeneous = self.system.grid.homogeneous
         if codec == "identity":
-            return Pairs(x, parameters, self.stride)
+            return Pairs(x, parameters, self.stride, homogeneous)
         if (split, codec) not in self._states:
             network = self.codec(codec)
             path = self.latents / f"{codec}-{self.weights(f'codec-{codec}')}-{split}.safetensors"
@@ -134,7 +135,7 @@ class Runs:
                 LOGGER.info("encoding %s with %s", split, codec)
                 save_tensors({"states": self._encode(x, parameters, network)}, path)
             self._states[split, codec] = load_tensors(path)["states"]
-        return Pairs(self._states[split, codec], parameters, self.stride)
+        return Pairs(self._states[split, codec], parameters, self.stride, homogeneous)
 
     @torch.inference_mode()
     def _encode(self, x: Tensor, parameters: Tensor, codec: nn.Module) -> Tensor:

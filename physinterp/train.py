@@ -6,6 +6,9 @@ The learning rate rises over the first 2 % of the budget, stays constant, and fa
 
 A training may stop where the fall begins: what starts from there instead falls over all of its own budget.
 
+Each batch is moved by a random distance along the axes on which the equations do not vary: strided networks are not
+exactly equivariant, and trajectories are few.
+
 Weights for use are an exponential moving average. Batches depend on the seed and the number of the step alone, so with
 a budget in steps an interrupted training that resumes gives the weights of an uninterrupted one.
 """
@@ -50,11 +53,15 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Successive states: trajectories (N, T, C, *S), parameters (N, P), stride in frames, all in memory."""
+    """Successive states: trajectories (N, T, C, *S), parameters (N, P), stride in frames, all in memory.
+
+    Along the axes `homogeneous` (negative numbers) the equations do not vary: a pair moved along them is another pair.
+    """
 
     states: Tensor
     parameters: Tensor
     stride: int
+    homogeneous: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.states.shape[0] * (self.states.shape[1] - self.stride)
@@ -254,6 +261,9 @@ class Trainer:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         index = torch.randint(len(train), (self.plan.batch,), generator=generator)
         x0, x1, cond = _to(train.select(index), self.fabric.device)
+        for axis in train.homogeneous:
+            shift = int(torch.randint(x0.shape[axis], (), generator=generator))
+            x0, x1 = x0.roll(shift, axis), x1.roll(shift, axis)
         loss = model.loss(x0, x1, cond, generator)
         model.zero_grad()
         self.fabric.backward(loss)

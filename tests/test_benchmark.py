@@ -165,28 +165,27 @@ def test_the_table_and_the_notes(tiny, capsys):
         "CRPS",
         "95 % intervals over 2 initial conditions",
         "temperature",
-        "ratios of means over the same initial conditions, 95 % paired intervals",
-        "over deterministic",
-        "over fno",
+        "over the row deterministic, on the same initial conditions; 95 % paired intervals",
+        "over the row fno",
     ):
         assert name in text
     assert "codec/dcae alone loses (VRMSE): vorticity" in text and "best CRPS: " in text
 
 
-def test_the_table_of_ratios(tiny, document):
-    _, other, ratios = tiny[1].tables()
-    columns = [[str(cell) for cell in column.cells] for column in ratios.columns]
-    names = columns[0]
-    assert names == [n for n in document["methods"] if n not in ("persistence", "climatology")]
-    headers = [str(column.header) for column in ratios.columns[1:]]
-    assert len(headers) == 8 and headers[0] == "VRMSE\nover deterministic\nlead 0.4"
-    assert headers[2] == "CRPS (one member: MAE)\nover deterministic\nlead 0.4" and headers[-1].endswith(
-        "over fno\nlead 1.2"
-    )
-    assert columns[1][names.index("deterministic")] == "-" and columns[-1][names.index("fno")] == "-"
-    c = next(c for c in document["comparisons"] if (c["method"], c["over"], c["score"], c["lead"])
-             == ("si-em", "deterministic", "crps", 0.4))  # fmt: skip
-    assert columns[3][names.index("si-em")] == f"{c['value']:.4f}\n{c['low']:.4f}-{c['high']:.4f}"
+def test_the_tables_of_ratios(tiny, document):
+    """One for each deterministic row, of all other learned rows."""
+    _, other, *ratios = tiny[1].tables()
+    learned = [name for name in document["methods"] if name not in ("persistence", "climatology")]
+    found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in document["comparisons"]}
+    for over, table in zip(("deterministic", "fno"), sorted(ratios, key=lambda t: t.title), strict=True):
+        names, *columns = [list(column.cells) for column in table.columns]
+        assert f"over the row {over}," in table.title and names == [name for name in learned if name != over]
+        keys = [(score, lead) for score in ("vrmse_mean", "crps") for lead in (0.4, 1.2)]
+        headers = [str(column.header) for column in table.columns[1:]]
+        assert headers == [f"{'VRMSE' if s == 'vrmse_mean' else 'CRPS or MAE'}\nlead {lead:g}" for s, lead in keys]
+        for key, cells in zip(keys, columns, strict=True):
+            c = found["si-em", over, *key]
+            assert cells[names.index("si-em")] == f"{c['value']:.3f}\n{c['low']:.3f}-{c['high']:.3f}"
     noise = dict(zip(other.columns[0].cells, other.columns[3].cells, strict=True))
     record = document["methods"]["si-cal"]
     assert noise["si-cal"] == f"{record['temperature']:.2f}, {record['correlation']:g}"
@@ -318,8 +317,9 @@ def test_provenance_beside_the_weights(small, tmp_path, fresh_home):
     found = load_file(next(fresh_home.rglob("interpolant-*/weights.safetensors")))
     assert 0 < float(found["covariance.sigma"]) != 1  # the residual of the twin
     assert float(found["inflation"]) >= 1 and "twin.backbone.stem.conv.weight" in found
-    note = json.loads(next(fresh_home.rglob("calibration-si-em-2.json")).read_text())
-    assert note["setting"]["sampler"] == "si-em" and note["spread_skill_before"] > 0 and len(note["spread_skill"]) == 3
+    note = json.loads(next(fresh_home.rglob("calibration-si-em-2-leads-*.json")).read_text())
+    assert note["setting"]["sampler"] == "si-em" and note["spread_skill_before"] > 0
+    assert note["spread_skill"].keys() == {str(c) for c in tune.CORRELATIONS}
 
 
 def test_no_table_of_ratios_without_a_deterministic_row(small, tmp_path):

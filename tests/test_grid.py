@@ -56,7 +56,9 @@ def test_wavenumbers_are_angular_and_refuse_walls():
 def test_grid_is_the_product_of_its_axes():
     assert GRID.shape == (16, 8)
     assert GRID.boundary == ("periodic", "wall")
-    assert GRID.periodic == (-2,)
+    assert GRID.periodic == GRID.homogeneous == (-2,)
+    forced = Grid((X, Axis("y", 8, 0.0, 1.0, "periodic", fixed=True)))
+    assert forced.periodic == (-2, -1) and forced.homogeneous == (-2,)
     assert GRID.weights.shape == (16, 8)
     assert GRID.weights.mean() == pytest.approx(1)
     assert GRID.weights[3] == pytest.approx(Y.weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -82,6 +83,32 @@ def test_the_scale_of_the_one_step_change():
     x[:, :, 1] = torch.tensor([0, 1, 0, 1, 0.0])[:, None, None]
     assert Pairs(x, torch.zeros(1, 0), 1).difference_std().tolist() == pytest.approx([3, 1, 1e-6])
     assert Pairs(x, torch.zeros(1, 0), 2).difference_std().tolist() == pytest.approx([6, 1e-6, 1e-6])
+
+
+def test_batches_are_moved_along_homogeneous_axes(tmp_path):
+    """Both states of a pair alike, by another distance in every step, and along no other axis."""
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Watched(Toy):
+        def loss(self, x0: Tensor, x1: Tensor, *rest) -> Tensor:
+            if torch.is_grad_enabled():
+                seen.append((x0.clone(), x1.clone()))
+            return super().loss(x0, x1, *rest)
+
+    moved = replace(TRAIN, homogeneous=(-2,))
+    x0, x1, _ = TRAIN.select(torch.arange(len(TRAIN)))
+    Trainer(plan(steps=6), 0, tmp_path).fit(Watched(), moved, VALID, 1.0, "toy")
+    shifts = []
+    for a, b in seen:
+        places = [
+            (k, i) for k in range(8) for i in range(len(TRAIN)) if torch.equal(a[0].roll(-k, -2), x0[i])
+            and torch.equal(b[0].roll(-k, -2), x1[i])
+        ]  # fmt: skip
+        assert len(places) == 1
+        shifts.append(places[0][0])
+        rest = [any(torch.equal(row.roll(-shifts[-1], -2), state) for state in x0) for row in a]
+        assert all(rest)
+    assert len(shifts) == 6 and len(set(shifts)) > 2
 
 
 # budget and log ----------------------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def test_tuning_keeps_what_it_found(copy, short, no_training, monkeypatch):
     trials, chosen = tune.tune(validation)
     assert [(t.setting.sampler, t.setting.steps) for t in trials] == [("si-e", 1), ("si-e", 2)] + [("si-em", 2)] * 3
     assert chosen == tune.choose(trials)
-    base = Setting(**json.loads((copy / "calibration-si-em-2.json").read_text())["setting"])
+    base = Setting(**json.loads((copy / "calibration-si-em-2-leads-2.json").read_text())["setting"])
     assert [t.setting.temperature for t in trials[2:]] == [round(base.temperature * f, 3) for f in FACTORS]
     note = json.loads((copy / "settings.json").read_text())
     assert note.keys() == {"weights", "settings", "trials"} and note["weights"] == validation.runs.weights(NAME)
