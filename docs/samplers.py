@@ -1,7 +1,7 @@
 """The figure of docs/samplers.md: variance against steps, in closed form and of a trained model.
 
-    python docs/samplers.py                  draws docs/samplers.png from docs/samplers.json
-    python docs/samplers.py --model FOLDER   measures a trained interpolant first, and writes docs/samplers.json
+python docs/samplers.py                  draws docs/samplers.png from docs/samplers.json
+python docs/samplers.py --model FOLDER   measures a trained interpolant first, and writes docs/samplers.json
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Scaled:
     def __init__(self, r: float) -> None:
         self.r = r
 
-    def apply(self, f, x: Tensor) -> Tensor:  # noqa: ANN001
+    def apply(self, f, x: Tensor) -> Tensor:
         """f(r) x."""
         return f(torch.tensor(self.r, dtype=x.dtype)) * x
 

@@ -86,8 +86,10 @@ def tune(model: Model, leads: Leads = 5) -> None:
         from physinterp.tune import SCORES, Validation
         from physinterp.tune import tune as walk
 
-        trials, chosen = walk(Validation.of(model, leads))
-        table = Table(title=f"{model.name}, validation split, mean of leads 1 to {leads}", title_justify="left")
+        validation = Validation.of(model, leads)
+        trials, chosen = walk(validation)
+        title = f"{validation.name}, validation split, mean of leads 1 to {validation.leads}"
+        table = Table(title=title, title_justify="left")
         for label in ("sampler", "steps", "temperature", "correlation", "VRMSE", "SRMSE", "CRPS", "ms per step", "Pareto"):
             table.add_column(label, justify="right")
         for t in trials:
@@ -115,7 +117,7 @@ def doctor(
 
         validation = Validation.of(model, leads)
         findings = examine(validation, usual(validation, sampler, steps))
-        table = Table(title=f"{model.name}, {sampler} with {steps} steps, validation split", title_justify="left")
+        table = Table(title=f"{validation.name}, {sampler} with {steps} steps, validation split", title_justify="left")
         for label in ("question", "measured", "expected", ""):
             table.add_column(label)
         for f in findings:

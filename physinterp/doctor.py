@@ -77,13 +77,15 @@ def examine(validation: Validation, setting: Setting, members: int = 16, states:
     """
     _check(validation)
     many = Setting(setting.sampler, max(STEPS.get(setting.sampler, STEPS["si-em"]), setting.steps))
-    flow = Setting("si-pf", STEPS["si-pf"])
-    used, law, reference = (_step(validation, s, members, states) for s in (setting, many, flow))
+    other = "si-em" if setting.sampler.startswith("si-pf") else "si-pf"  # a sampler is not measured by itself
+    used, law, reference = (
+        _step(validation, s, members, states) for s in (setting, many, Setting(other, STEPS[other]))
+    )  # fmt: skip
     deterministic = SAMPLERS[setting.sampler].deterministic
     found = [_silent(_step(validation, Setting("si-e", STEPS["si-e"]), 2, states))]
     if deterministic:
         return found
-    found += _same_law(many, law, reference)
+    found += _same_law(many, other, law, reference)
     found.append(_still(used))
     found += _bands(validation, used, states)
     found.append(_spread_skill(validation, setting))
@@ -102,13 +104,13 @@ def _silent(ensemble: Tensor) -> Finding:
     return Finding("is si-e without spread?", f"{spread:.2g}", "0", spread == 0, "noise enters a deterministic sampler")
 
 
-def _same_law(many: Setting, law: Tensor, reference: Tensor) -> list[Finding]:
-    """Mean and variance of a sampler and of the probability flow, each with many steps."""
+def _same_law(many: Setting, other: str, law: Tensor, reference: Tensor) -> list[Finding]:
+    """Mean and variance of a sampler and of another one, each with many steps."""
     members = law.shape[1]
-    variance, other = (e.var(1).mean() for e in (law, reference))
-    ratio = float(variance / other)
-    gap = (law.mean(1) - reference.mean(1)).square().mean() - (variance + other) / members  # sampling noise taken off
-    shift = math.sqrt(max(float(gap / other), 0.0))
+    variance, known = (e.var(1).mean() for e in (law, reference))
+    ratio = float(variance / known)
+    gap = (law.mean(1) - reference.mean(1)).square().mean() - (variance + known) / members  # sampling noise taken off
+    shift = math.sqrt(max(float(gap / known), 0.0))
     name = f"{many.sampler} with {many.steps} steps"
     causes = (
         f"the noise of {many.sampler} is {'too strong' if ratio > 1 else 'too weak'} for its drift, or the drift is not "
@@ -117,7 +119,7 @@ def _same_law(many: Setting, law: Tensor, reference: Tensor) -> list[Finding]:
     )
     return [
         Finding(
-            f"variance of {name} over that of si-pf?", f"{ratio:.3f}", f"1 within {LAW}", abs(ratio - 1) <= LAW, causes[0]
+            f"variance of {name} over that of {other}?", f"{ratio:.3f}", f"1 within {LAW}", abs(ratio - 1) <= LAW, causes[0]
         ),
         Finding("distance of their means, in spreads?", f"{shift:.3f}", f"below {LAW}", shift <= LAW, causes[1]),
     ]

@@ -84,14 +84,18 @@ class Runs:
         Raises:
             InputError: there is no trained model; the message lists those there are.
         """
-        if not (folder / "model.json").is_file() or not (folder / "weights.safetensors").is_file():
+        folder = folder.resolve()
+        note = folder / "model.json"
+        if not note.is_file() or not (folder / "weights.safetensors").is_file():
             known = sorted(str(p.parent) for p in (home() / "runs").glob("*/*-*-*/model.json"))
-            raise InputError(f"{folder}: no trained model there; trained so far:\n" + ("\n".join(known) or "none"))
-        with reading(folder / "model.json"):
-            note = load_json(folder / "model.json")
-            system, preset = System.model_validate(note["system"]), Preset.model_validate(note["preset"])
-        runs = cls(system, preset, folder.parent.name, note["seed"], device, folder.parent)
-        return runs, ModelName.parse(folder.name)
+            raise InputError(f"{folder}: no trained model there; trained so far: {', '.join(known) or 'none'}")
+        found = load_json(note)
+        name = ModelName.parse(folder.name)
+        try:
+            system, preset, seed = System(**found["system"]), Preset(**found["preset"]), int(found["seed"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{note} is damaged ({type(error).__name__}): delete its folder, and train again") from error
+        return cls(system, preset, folder.parent.name, seed, device, folder.parent), name
 
     def discard(self) -> None:
         """Delete weights, latents and scores of earlier runs of this preset and seed; the data stay."""

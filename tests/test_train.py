@@ -100,14 +100,10 @@ def test_batches_are_moved_along_homogeneous_axes(tmp_path):
     Trainer(plan(steps=6), 0, tmp_path).fit(Watched(), moved, VALID, 1.0, "toy")
     shifts = []
     for a, b in seen:
-        places = [
-            (k, i) for k in range(8) for i in range(len(TRAIN)) if torch.equal(a[0].roll(-k, -2), x0[i])
-            and torch.equal(b[0].roll(-k, -2), x1[i])
-        ]  # fmt: skip
-        assert len(places) == 1
-        shifts.append(places[0][0])
-        rest = [any(torch.equal(row.roll(-shifts[-1], -2), state) for state in x0) for row in a]
-        assert all(rest)
+        found = [k for k in range(8) for u, v in zip(x0, x1, strict=True)
+                 if torch.equal(a[0], u.roll(k, -2)) and torch.equal(b[0], v.roll(k, -2))]  # fmt: skip
+        assert len(found) == 1 and all(any(torch.equal(row, u.roll(found[0], -2)) for u in x0) for row in a)
+        shifts += found
     assert len(shifts) == 6 and len(set(shifts)) > 2
 
 
