@@ -38,7 +38,7 @@ class Scaled:
 
 
 def variance(sampler: Sampler, r: float) -> float:
-    """Exact variance of a sample for x1 given x0 ~ N(0, r), sigma = 1, over r: every step is affine in x and in the noise."""
+    """Exact variance of a sample over r, x1 given x0 ~ N(0, r), sigma = 1: each step is affine in x and in the noise."""
 
     def drift(x: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
         s = s[:, None, None, None]
