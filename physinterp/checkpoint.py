@@ -85,7 +85,7 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, PermissionError):
+    except (InputError, FileNotFoundError, PermissionError):
         raise
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
