@@ -43,7 +43,7 @@ class Training(Card):
     batch: int = Field(16, gt=0)
     learning_rates: tuple[float, ...] = Field((1e-3,), min_length=1)
     trunk: float = Field(0.6, gt=0, lt=1)
-    twin: float = Field(0.94, gt=0, lt=1)
+    twin: float = Field(0.96, gt=0, lt=1)
     codec: float = Field(0.35, gt=0, lt=1)
     average: float = Field(0.99, ge=0, lt=1)
     clip: float = Field(1.0, gt=0)
