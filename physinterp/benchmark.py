@@ -40,6 +40,7 @@ from physinterp.methods import METHODS, Method, make_sampler, method, model_name
 from physinterp.results import Results
 from physinterp.runs import Runs
 from physinterp.system import System, load_system, near
+from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
@@ -245,7 +246,7 @@ class Job:
             "data": stamp,
             "seed": self.options.seed,
             "device": self.options.device,
-            "code": [__version__, metrics.VERSION, ev.VERSION],
+            "code": [__version__, metrics.VERSION, TABLE_VERSION],
         }
         if row is not None and row.sampler is not None:
             settings |= {"steps": sampler_steps(row, self.preset.steps), "members": self.preset.members, "tune": VERSION}
@@ -298,7 +299,7 @@ class Job:
         )
         if focus:
             forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
-        ds = ev.evaluate(forecasts, self.truth, emulator)
+        ds = ev.evaluate(forecasts, self.truth, emulator, self.options.seed)
         rate = statistics.median(seconds) / (self.truth.initial.sizes["sample"] * members)
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
         return self._keep(name, ds)

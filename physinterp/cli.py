@@ -47,7 +47,7 @@ def benchmark(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Rows of the table, separated by commas; another codec and backbone as in "
+            help="Rows of the table, separated by commas; other steps as in si-em@5, another codec and backbone as in "
             "si-em/dcae-dit. Default: all of the preset."
         ),
     ] = None,

@@ -16,10 +16,10 @@ import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from physinterp import evaluate as ev
 from physinterp import metrics, plot
 from physinterp.checkpoint import load_json, replacing, save_json
 from physinterp.errors import InputError
+from physinterp.table import DEFINITIONS, MEAN, difference, join, ratio, rows, with_mean
 
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
 COMPARED = ("deterministic", "fno")  # rows by whose scores those of the others are divided
@@ -80,16 +80,16 @@ class Results:
             weights: hashes of the weights behind each row.
             seconds: wall time of the whole run.
         """
-        table = [r for name, ds in self.scores.items() for r in ev.rows(name, ds, headline)]
-        table += [r for name, ds in self.floors.items() for r in ev.rows(f"codec/{name}", ds, headline)]
+        named = {**self.scores, **{f"codec/{name}": ds for name, ds in self.floors.items()}}
+        values = join(*(rows(name, ds, headline) for name, ds in named.items()))
         self.document = {
             "key": self.key,
             "weights": weights,
-            "rows": table,
+            "rows": values,
             "comparisons": self._comparisons(headline),
             "methods": {name: json.loads(ds.attrs["record"]) for name, ds in self.scores.items()},
             "headline": list(headline),
-            "definitions": {**metrics.definitions(), **ev.DEFINITIONS},
+            "definitions": {**metrics.definitions(), **DEFINITIONS},
             "metrics_version": metrics.VERSION,
             **{k: self.about[k] for k in self.about if k not in ("system", "preset")},
             "system": self.about["system"].name,
@@ -109,26 +109,27 @@ class Results:
 
     def _comparisons(self, headline: tuple[str, ...]) -> list[dict[str, Any]]:
         """Scores of every learned row over those of the deterministic forecasts, on the same cases."""
-        full = {name: ev.with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
+        full = {name: with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
         found = []
         for (name, ds), other, score in itertools.product(full.items(), COMPARED, ("vrmse_mean", "crps")):
             if name == other or other not in full:
                 continue
             for lead in ds["lead_time"].values:
-                a, b = (d[score].sel(lead_time=lead, field=ev.MEAN) for d in (ds, full[other]))
-                found.append({"method": name, "over": other, "score": score, "lead": round(float(lead), 9)} | ev.ratio(a, b))
+                a, b = (d[score].sel(lead_time=lead, field=MEAN) for d in (ds, full[other]))
+                key = {"method": name, "over": other, "score": score, "lead": round(float(lead), 9)}
+                found.append(key | ratio(a, b) | {"difference": difference(a, b)})
         return found
 
     def _plots(self, focus: str) -> list[str]:
-        system, table = self.about["system"], self.document["rows"]
+        system, values = self.about["system"], self.document["rows"]
         names = list(self.scores)
         leads = next(iter(self.scores.values()))["lead_time"].values
         figures = {
             f"spectra_lead_{lead:g}.png": plot.spectra(self.scores, system, float(lead), self.floors)
             for lead in (leads[0], leads[-1])
         }
-        figures["error.png"] = plot.error_growth(table, system, "vrmse_mean", names, "VRMSE of the ensemble mean")
-        figures["crps.png"] = plot.error_growth(table, system, "crps", names, "CRPS (one member: MAE)")
+        figures["error.png"] = plot.error_growth(values, system, "vrmse_mean", names, "VRMSE of the ensemble mean")
+        figures["crps.png"] = plot.error_growth(values, system, "crps", names, "CRPS (one member: MAE)")
         store = self.folder / "forecast.zarr"
         with xr.open_zarr(store, consolidated=False) as f, xr.open_zarr(store, group="truth", consolidated=False) as t:
             for field in system.field_names:
@@ -167,7 +168,7 @@ class Results:
             errors.add_column(f"{label}\nlead {lead:g}", justify="right", no_wrap=True)
         best = {(score, lead): _best(value, names, score, lead) for score, _, lead in columns}
         for name in names:
-            cells = [_cell(value.get((name, ev.MEAN, lead, score)), best[score, lead]) for score, _, lead in columns]
+            cells = [_cell(value.get((name, MEAN, lead, score)), best[score, lead]) for score, _, lead in columns]
             errors.add_row(name, *cells)
 
         middle = leads[1 % len(leads)]
@@ -180,8 +181,8 @@ class Results:
             other.add_column(label, justify="right")
         for name in names:
             record = d["methods"].get(name, {})
-            ratios = [_plain(value.get((name, ev.MEAN, lead, "spread_skill"))) for lead in leads]
-            srmse = [_plain(value.get((name, ev.MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
+            ratios = [_plain(value.get((name, MEAN, lead, "spread_skill"))) for lead in leads]
+            srmse = [_plain(value.get((name, MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
             other.add_row(
                 name,
                 ", ".join(ratios) if any(r != "-" for r in ratios) else "-",
@@ -230,7 +231,7 @@ class Results:
     def _floor(self, codec: str, lead: float, value: dict[tuple[str, str, float, str], dict[str, Any]]) -> str:
         parts = []
         for method, field, at, score in value:
-            if (method, at, score) != (codec, lead, "vrmse_mean") or field == ev.MEAN:
+            if (method, at, score) != (codec, lead, "vrmse_mean") or field == MEAN:
                 continue
             loss = value[method, field, at, score]["value"]
             change = value.get(("persistence", field, at, score), {}).get("value")
@@ -251,7 +252,7 @@ class Results:
 
 def _best(value: dict[Any, dict[str, Any]], names: list[str], score: str, lead: float) -> str | None:
     """The row with the smallest score, codecs alone left out."""
-    found = {n: value.get((n, ev.MEAN, lead, score), {}).get("value") for n in names if not n.startswith("codec/")}
+    found = {n: value.get((n, MEAN, lead, score), {}).get("value") for n in names if not n.startswith("codec/")}
     known = {n: v for n, v in found.items() if v is not None}
     return min(known, key=lambda n: known[n]) if known else None
 
