@@ -15,8 +15,8 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
-import torch
 import xarray as xr
 from torch import Tensor
 
@@ -41,13 +41,18 @@ KINDS = {"state": "interpolant-state", "forecast": "interpolant"}  # objectives
 VARIANTS = [("state", law) for law in LAWS] + [("forecast", law) for law in ("s = u", "s = u^4")]
 
 
-def with_law(kind: type, law: str) -> type:
-    """The drift trained with a law of s."""
-    return type(kind.__name__, (kind,), {"levels": lambda self, u: LAWS[law](u)})
+def measured(runs: Runs, name: ModelName, reference: xr.Dataset, members: int) -> dict[str, dict[str, float]]:
+    """The ratios of one variant to its twin."""
+    ratios = {}
+    for sampler, score, of, count in (("si-e", "vrmse_mean", "vrmse_mean", 1), ("si-em", "crps", "mae", members)):
+        ds = scores(runs, name, Setting(sampler, 2), count)
+        ratios |= {f"{sampler} {score} lead {k}": ratio(ds[score][k - 1], reference[of][k - 1]) for k in LEADS}
+    return ratios
 
 
-def scores(runs: Runs, name: ModelName, setting: Setting | None, headline: tuple[str, ...], members: int) -> xr.Dataset:
+def scores(runs: Runs, name: ModelName, setting: Setting | None, members: int) -> xr.Dataset:
     """Scores on the validation split, per lead and case."""
+    headline = load_benchmark(runs.system.name).headline
     validation = Validation(runs, name, headline, max(LEADS))
     emulator = validation.emulator(setting) if setting else twin(runs, name)
     forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1)
@@ -68,8 +73,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=4)
     a = parser.parse_args()
-    benchmark = load_benchmark(a.system)
-    preset = benchmark.preset("quick")
+    preset = load_benchmark(a.system).preset("quick")
     training = preset.training.model_copy(update={"seconds": None, "steps": a.steps})
     preset = preset.model_copy(update={"training": training, "backbone": a.backbone})
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
@@ -78,31 +82,14 @@ def main() -> None:
         root = Path(temporary)
         system = load_system(a.system)
         base = Runs(system, preset, "source", a.seed, root=root / "twin")
-        reference = scores(base, names["deterministic"], None, benchmark.headline, 1)
+        reference = scores(base, names["deterministic"], None, 1)
         for source, law in VARIANTS:
-            objective = KINDS[source]
-            original = OBJECTIVES[objective]
-            OBJECTIVES[objective] = with_law(original, law)
             shutil.copytree(root / "twin", root / "variant")
             runs = Runs(system, preset, "source", a.seed, root=root / "variant")
-            row = {
-                "system": a.system,
-                "backbone": a.backbone,
-                "steps": a.steps,
-                "seed": a.seed,
-                "source": source,
-                "law": law,
-            }
-            for sampler, score, of, members in (
-                ("si-e", "vrmse_mean", "vrmse_mean", 1),
-                ("si-em", "crps", "mae", a.members),
-            ):
-                ds = scores(runs, names[objective], Setting(sampler, 2), benchmark.headline, members)
-                for k in LEADS:
-                    row[f"{sampler} {score} lead {k}"] = ratio(ds[score][k - 1], reference[of][k - 1])
-            row["threads"] = torch.get_num_threads()
-            found.append(row)
-            OBJECTIVES[objective] = original
+            with patch.object(OBJECTIVES[KINDS[source]], "levels", lambda self, u, law=law: LAWS[law](u)):
+                found.append(
+                    vars(a) | {"source": source, "law": law} | measured(runs, names[KINDS[source]], reference, a.members)
+                )
             shutil.rmtree(root / "variant")
             RESULTS.parent.mkdir(exist_ok=True)
             RESULTS.write_text(json.dumps(found, indent=1) + "\n")
