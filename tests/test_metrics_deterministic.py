@@ -13,10 +13,10 @@ from torch import Tensor
 
 from physinterp.errors import InputError
 from physinterp.metrics import DIAGNOSTICS, METRICS, VERSION, definitions, metric
-from physinterp.metrics.deterministic import acc, bias, correlation_time, linf, mae, nrmse, pearson, rmse, vrmse
+from physinterp.metrics.deterministic import acc, bias, correlation_time, linf, mae, nmae, nrmse, pearson, rmse, vrmse
 from physinterp.metrics.space import anomaly, grid_weights, space_mean
 
-SCORES = [rmse, nrmse, vrmse, mae, linf, bias, pearson]
+SCORES = [rmse, nrmse, vrmse, mae, nmae, linf, bias, pearson]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -60,12 +60,13 @@ def test_closed_forms():
     u = v + error
     assert torch.allclose(rmse(u, v), torch.tensor(2.5, dtype=torch.float64).sqrt())
     assert torch.allclose(mae(u, v), torch.tensor(1.5, dtype=torch.float64))
+    assert torch.allclose(nmae(u, v), 1.5 / v.abs().mean((-2, -1)))
     assert torch.allclose(bias(u, v), torch.tensor(-0.5, dtype=torch.float64))
     assert torch.allclose(nrmse(u, v) ** 2, 2.5 / v.square().mean((-2, -1)))
     assert torch.allclose(vrmse(u, v) ** 2, 2.5 / v.var((-2, -1)))
 
 
-@pytest.mark.parametrize("score", [rmse, nrmse, vrmse, mae, bias, linf])
+@pytest.mark.parametrize("score", [rmse, nrmse, vrmse, mae, nmae, bias, linf])
 def test_equal_fields_score_zero(score):
     v = normal(2, 3, 8, 8)
     assert (score(v, v) == 0).all()

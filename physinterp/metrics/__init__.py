@@ -23,6 +23,7 @@ from physinterp.metrics.deterministic import (
     correlation_time,
     linf,
     mae,
+    nmae,
     nrmse,
     pearson,
     rmse,
@@ -73,6 +74,7 @@ METRICS: dict[str, Callable[..., Tensor | CorrelationTime | Reliability]] = {
     "vrmse": vrmse,
     "vrmse_pooled": vrmse_pooled,
     "mae": mae,
+    "nmae": nmae,
     "linf": linf,
     "bias": bias,
     "pearson": pearson,
@@ -119,6 +121,7 @@ _DEFINITIONS = {
         "both over samples, fields and points together, unweighted."
     ),
     "mae": "weighted spatial mean of |forecast - truth|, per sample, time and field.",
+    "nmae": "weighted spatial mean of |forecast - truth| over that of |truth|, per sample, time and field.",
     "linf": "largest |forecast - truth| in space, per sample, time and field.",
     "bias": "weighted spatial mean of forecast - truth, per sample, time and field.",
     "pearson": (
@@ -263,6 +266,7 @@ __all__ = [
     "mae",
     "mean",
     "metric",
+    "nmae",
     "nrmse",
     "nusselt",
     "paired_bootstrap",

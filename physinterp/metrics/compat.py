@@ -1,8 +1,9 @@
 """Numbers as other programs compute them, for comparison with theirs alone; none takes weights.
 
-The other compatibility modes are arguments of this package's own scores: The Well's RMSE, NRMSE and VRMSE are
-`rmse`, `nrmse` and `vrmse` with eps = 1e-7 and without weights; WeatherBench 2's numbers are `rmse`, `acc` and
-`crps` with `latitude_weights`, and `zonal_spectrum` with double_nyquist.
+The other compatibility modes are arguments of this package's own scores: The Well's RMSE, MAE and LInfinity are
+`rmse`, `mae` and `linf`, its NRMSE, NMAE and VRMSE are `nrmse`, `nmae` and `vrmse` with eps = 1e-7, without
+weights; WeatherBench 2's numbers are `rmse`, `acc` and `crps` with `latitude_weights`, and `zonal_spectrum` with
+double_nyquist.
 """
 
 from __future__ import annotations

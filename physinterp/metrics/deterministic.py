@@ -152,6 +152,36 @@ def bias(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     return space_mean(u - v, weights, space)
 
 
+def nmae(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    eps: float = 0.0,
+    *,
+    space: int = 2,
+) -> Tensor:
+    r"""Mean absolute error scaled by the mean magnitude of the truth.
+
+        NMAE = <|u - v|> / (<|v|> + eps)
+
+    A large offset of the field makes this score small, as it does `nrmse`.
+
+    Arguments:
+        forecast: u, shape (..., C, *S), physical units.
+        truth: v, same shape and units.
+        weights: quadrature weights, broadcastable to S, mean 1; None is a uniform grid.
+        eps: guard for zero fields, units of the field. The Well: 1e-7.
+        space: number of space axes.
+    Returns:
+        Dimensionless, shape (..., C).
+    Raises:
+        InputError: shapes differ; the message shows both.
+    References: Ohana et al. 2024, The Well, arXiv:2412.00568.
+    """
+    u, v = field_pair(forecast, truth, space)
+    return space_mean((u - v).abs(), weights, space) / (space_mean(v.abs(), weights, space) + eps)
+
+
 def linf(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
     r"""Largest absolute error in space.
 

@@ -91,8 +91,8 @@ def power_spectrum(
     if window not in (None, "hann"):
         raise InputError(f"window must be None or 'hann'; found {window!r}: choose one.")
     x = x.to(torch.float64)
-    modes = torch.fft.fftn(_hann(x, axes) if window else x, dim=axes, norm="forward")
-    return _in_shells(_product(modes, modes), weights, axes, spacing, space)
+    modes = _modes(_hann(x, axes) if window else x, axes)
+    return _in_shells(_product(modes, modes), x, weights, axes, spacing, space)
 
 
 def srmse(
@@ -211,9 +211,9 @@ def coherence(
     """
     u, v = field_pair(forecast, truth, space)
     axes = _spectral_axes(u, axes, space)
-    a, b = (torch.fft.fftn(x, dim=axes, norm="forward") for x in (u, v))
+    a, b = _modes(u, axes), _modes(v, axes)
     cross = _product(a, b) if phases else a.abs() * b.abs()
-    p, q, c = (_in_shells(m, weights, axes, spacing, space) for m in (_product(a, a), _product(b, b), cross))
+    p, q, c = (_in_shells(m, u, weights, axes, spacing, space) for m in (_product(a, a), _product(b, b), cross))
     floor = _floor(q, eps)
     ratio = (c.power[..., 1:] + floor) / ((p.power[..., 1:] + floor) * (q.power[..., 1:] + floor)).sqrt()
     return torch.stack([ratio[..., band].mean(dim=-1) for band in bands(q.k[1:], q.nyquist)], dim=-1)
@@ -270,6 +270,11 @@ def band_rms(x: Tensor, masks: Tensor) -> Tensor:
     return torch.stack([x[..., band].square().mean(dim=-1).sqrt() for band in masks], dim=-1)
 
 
+def _modes(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Fourier coefficients of a real field; of each conjugate pair along the last of the axes, one."""
+    return torch.fft.rfftn(x, dim=sorted(axes), norm="forward")
+
+
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Real part of a conj(b)."""
     return a.real * b.real + a.imag * b.imag
@@ -287,41 +292,42 @@ def _hann(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _in_shells(
     p: Tensor,
+    x: Tensor,
     weights: ArrayLike | Tensor | None,
     axes: tuple[int, ...],
     spacing: float | Sequence[float] | None,
     space: int,
 ) -> Spectrum:
-    """Means over shells, and over the other space axes, of a quantity p given per mode, (..., C, *S)."""
-    if weights is not None:
-        _refuse_uneven(weights, p.shape[p.ndim - space :], axes)
+    """Means over shells, and over the other space axes, of a quantity p per mode of a field x, as of `_modes`."""
+    w = None if weights is None else _even(weights, x.shape[x.ndim - space :], axes)
     along = sorted(zip(axes, _steps(spacing, axes), strict=True))
-    sizes, steps = [p.shape[axis] for axis, _ in along], [step for _, step in along]
+    sizes, steps = [x.shape[axis] for axis, _ in along], [step for _, step in along]
     others = tuple(axis for axis in range(-space, 0) if axis not in axes)
-    p = space_mean(p, weights, space, axes=others).flatten(-len(axes))
+    p = space_mean(p, w, space, axes=others).flatten(-len(axes))
 
-    shell, counts = _shells(sizes, steps)
+    shell, times = (a.to(p.device) for a in _shells(sizes, steps))
+    counts = torch.bincount(shell, times).round().long()
     kept = counts > 0
-    total = p.new_zeros((*p.shape[:-1], len(counts))).index_add_(-1, shell.to(p.device), p)
+    total = p.new_zeros((*p.shape[:-1], len(counts))).index_add_(-1, shell, p * times)
     lowest = 2 * math.pi / max(n * d for n, d in zip(sizes, steps, strict=True))
     return Spectrum(
-        k=(lowest * torch.arange(len(counts), dtype=torch.float64))[kept].to(p.device),
-        power=total[..., kept] / counts[kept].to(p.device),
-        counts=counts[kept].to(p.device),
+        k=(lowest * torch.arange(len(counts), dtype=torch.float64, device=p.device))[kept],
+        power=total[..., kept] / counts[kept],
+        counts=counts[kept],
         nyquist=math.pi / max(steps),
     )
 
 
 def _shells(sizes: Sequence[int], steps: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Shell number of each mode, flat, and the modes per shell."""
+    """Shell number of each mode of `_modes`, flat, and how many modes it stands for, itself and its conjugate."""
     longest = max(n * d for n, d in zip(sizes, steps, strict=True))
-    squares = [
-        (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) * (longest / (n * d))).square()
-        for n, d in zip(sizes, steps, strict=True)
-    ]
+    *full, half = sizes
+    numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in full]
+    numbers.append(torch.fft.rfftfreq(half, 1 / half, dtype=torch.float64))
+    squares = [(m * (longest / (n * d))).square() for m, n, d in zip(numbers, sizes, steps, strict=True)]
     k = sum(torch.meshgrid(*squares, indexing="ij"), torch.zeros((), dtype=torch.float64)).sqrt()
-    shell = (k.flatten() + 0.5).floor().long()
-    return shell, torch.bincount(shell)
+    times = torch.where((numbers[-1] == 0) | (2 * numbers[-1] == half), 1.0, 2.0).to(torch.float64)
+    return (k.flatten() + 0.5).floor().long(), times.expand_as(k).flatten()
 
 
 def _spectral_axes(x: Tensor, axes: Sequence[int], space: int) -> tuple[int, ...]:
@@ -347,7 +353,8 @@ def _steps(spacing: float | Sequence[float] | None, axes: tuple[int, ...]) -> tu
     return steps
 
 
-def _refuse_uneven(weights: ArrayLike | Tensor, grid: Sequence[int], axes: tuple[int, ...]) -> None:
+def _even(weights: ArrayLike | Tensor, grid: Sequence[int], axes: tuple[int, ...]) -> Tensor:
+    """The weights, of size 1 along the spectral axes; refused where they vary there."""
     w = grid_weights(weights, grid)
     for axis in axes:
         if float((w - w.narrow(axis, 0, 1)).abs().max()) > 1e-6:
@@ -355,3 +362,5 @@ def _refuse_uneven(weights: ArrayLike | Tensor, grid: Sequence[int], axes: tuple
                 f"weights vary along axis {axis}: a spectrum needs a uniform, periodic axis. Leave {axis} "
                 f"out of axes={axes}: the spectrum is then averaged over that axis with its weights."
             )
+        w = w.narrow(axis, 0, 1)
+    return w
