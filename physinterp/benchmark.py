@@ -40,6 +40,7 @@ from physinterp.options import Options
 from physinterp.results import Results
 from physinterp.runs import Runs
 from physinterp.system import System, load_system, near
+from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
@@ -212,7 +213,7 @@ class Job:
             "data": stamp,
             "seed": self.options.seed,
             "device": self.options.device,
-            "code": [__version__, metrics.VERSION, ev.VERSION],
+            "code": [__version__, metrics.VERSION, TABLE_VERSION],
         }
         if row is not None and row.sampler is not None:
             settings |= {"steps": sampler_steps(row, self.preset.steps), "members": self.preset.members, "tune": VERSION}
@@ -266,7 +267,7 @@ class Job:
         if focus:
             forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
         example: list[Tensor] = []
-        ds = ev.evaluate(noted(forecasts, example), self.truth, emulator)
+        ds = ev.evaluate(noted(forecasts, example), self.truth, emulator, self.options.seed)
         ds["example"] = ("lead_time", "field", *self.system.grid.names), torch.stack(example).numpy()
         rate = statistics.median(seconds) / (self.truth.initial.sizes["sample"] * members)
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})

@@ -39,9 +39,9 @@ def of_wavenumbers(scores: xr.Dataset) -> xr.DataArray | None:
         Dims (lead_time, field, k, part), 2 where forecast and truth are unrelated and alike in power; None where the
         evaluation has no budget.
     """
-    if "error_spectrum" not in scores:
+    if "error_spectrum_member" not in scores:
         return None
-    errors = (scores[name] for name in ("error_spectrum", "error_spectrum_one_step", "error_spectrum_floor"))
+    errors = (scores[f"error_spectrum_{name}"] for name in ("member", "one_step", "floor"))
     return _parts(*errors) / scores["spectrum_truth"]
 
 

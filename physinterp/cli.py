@@ -48,7 +48,7 @@ def benchmark(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Rows of the table, separated by commas; another codec and backbone as in "
+            help="Rows of the table, separated by commas; other steps as in si-em@5, another codec and backbone as in "
             "si-em/dcae-dit. Default: all of the preset."
         ),
     ] = None,
@@ -66,7 +66,7 @@ def benchmark(
     (default ~/.cache/physinterp).
     """
     from physinterp.benchmark import Options, run
-    from physinterp.tables import show
+    from physinterp.terminal import show
 
     rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods is not None else None
     options = Options(
@@ -175,7 +175,7 @@ def demo(
     with _interruptible():
         from physinterp.benchmark import Options, run
         from physinterp.report import write
-        from physinterp.tables import show
+        from physinterp.terminal import show
 
         results = run(Options("kolmogorov", sampler="si-em", preset="demo", out=out))
         show(results, _console())

@@ -104,6 +104,9 @@ class Grid:
 
     axes: tuple[Axis, ...]
 
+    def __str__(self) -> str:
+        return ", ".join(f"{a.name} {a.size} {a.nodes} {a.boundary} length {a.length:g}" for a in self.axes)
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the space dimensions."""

@@ -19,13 +19,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
-from physinterp import evaluate as ev
 from physinterp import plot
 from physinterp.checkpoint import replacing
 from physinterp.plot.style import error_scale, label, scale
 from physinterp.results import CODEC, REFERENCES, Results
 from physinterp.summary import WORDS, summary
 from physinterp.system import System
+from physinterp.table import MEAN
 
 PIXELS = 4_500_000  # of all maps together, about a byte each; the page stays under 10 MB
 LEADS = 12  # at most, of the maps
@@ -65,7 +65,7 @@ def write(results: Results, path: Path | None = None) -> Path:
 def page(results: Results) -> str:
     """The page as text."""
     d, maps = results.document, _maps(results)
-    fields = [ev.MEAN, *results.system.field_names] if len(results.system.field_names) > 1 else [ev.MEAN]
+    fields = [MEAN, *results.system.field_names] if len(results.system.field_names) > 1 else [MEAN]
     template = Template(resources.files("physinterp").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=_text(f"{results.system.title}: which emulator?"),
@@ -109,7 +109,7 @@ def _sentence(text: str) -> str:
 
 
 def _title(results: Results, field: str) -> str:
-    return f"mean of {', '.join(results.document['headline'])}" if field == ev.MEAN else field.replace("_", " ")
+    return f"mean of {', '.join(results.document['headline'])}" if field == MEAN else field.replace("_", " ")
 
 
 def _table(results: Results, field: str) -> str:

@@ -20,12 +20,12 @@ import xarray as xr
 from matplotlib.animation import Animation
 from matplotlib.figure import Figure
 
-from physinterp import evaluate as ev
 from physinterp import metrics, plot
 from physinterp.checkpoint import load_json, reading, replacing, save_json
 from physinterp.config import home
 from physinterp.errors import InputError
 from physinterp.system import System, near
+from physinterp.table import DEFINITIONS, MEAN, difference, join, ratio, rows, with_mean
 
 FORMAT = 2  # raised when files of an earlier version can no longer be read
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
@@ -143,11 +143,11 @@ class Results:
             "format": FORMAT,
             "key": self.key,
             "weights": weights,
-            "rows": [r for name, ds in self._evaluations().items() for r in ev.rows(name, ds, headline)],
+            "rows": join(*(rows(name, ds, headline) for name, ds in self._evaluations().items())),
             "comparisons": self._comparisons(headline),
             "methods": {name: json.loads(ds.attrs["record"]) for name, ds in self.scores.items()},
             "headline": list(headline),
-            "definitions": {**metrics.definitions(), **ev.DEFINITIONS},
+            "definitions": {**metrics.definitions(), **DEFINITIONS},
             "metrics_version": metrics.VERSION,
             **{k: self.about[k] for k in self.about if k not in ("system", "preset")},
             "system": self.about["system"].name,
@@ -185,14 +185,15 @@ class Results:
 
     def _comparisons(self, headline: tuple[str, ...]) -> list[dict[str, Any]]:
         """Scores of every learned row over those of the deterministic forecasts, on the same cases."""
-        full = {name: ev.with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
+        full = {name: with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
         found = []
         for (name, ds), other, score in itertools.product(full.items(), COMPARED, ("vrmse_mean", "crps")):
             if name == other or other not in full:
                 continue
             for lead in ds["lead_time"].values:
-                a, b = (d[score].sel(lead_time=lead, field=ev.MEAN) for d in (ds, full[other]))
-                found.append({"method": name, "over": other, "score": score, "lead": round(float(lead), 9)} | ev.ratio(a, b))
+                a, b = (d[score].sel(lead_time=lead, field=MEAN) for d in (ds, full[other]))
+                key = {"method": name, "over": other, "score": score, "lead": round(float(lead), 9)}
+                found.append(key | ratio(a, b) | {"difference": difference(a, b)})
         return found
 
     # what is in them -----------------------------------------------------------------------------------------------
@@ -211,10 +212,9 @@ class Results:
 
         The coordinate `evaluations` on `row` is the number of network evaluations per physical step.
         """
-        rows = self.document["rows"]
-        frame = pd.DataFrame(rows).rename(columns={"method": "row", "lead": "lead_time"})
+        frame = pd.DataFrame(self.document["rows"]).rename(columns={"method": "row", "lead": "lead_time"})
         axes = ["row", "field", "lead_time", "score"]
-        found = xr.Dataset.from_dataframe(frame.set_index(axes).astype(float))
+        found = xr.Dataset.from_dataframe(frame.set_index(axes)[["value", "low", "high", "count"]].astype(float))
         order = {axis: list(dict.fromkeys(frame[axis])) for axis in axes}
         methods = self.document["methods"]
         cost = [methods.get(m, {}).get("evaluations", 0) for m in order["row"]]

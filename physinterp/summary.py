@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from physinterp import budget
-from physinterp import evaluate as ev
 from physinterp.results import CODEC, Results
+from physinterp.table import MEAN, ratio, with_mean
 
 SCORES = {"vrmse_mean": "VRMSE of the ensemble mean", "crps": "CRPS"}
 WORDS = {
@@ -65,8 +65,8 @@ def _winners(results: Results) -> Iterator[str]:
             order = sorted(at, key=lambda name: float(at[name].mean()))
             if not order:
                 continue
-            best, others = order[0], {name: ev.ratio(at[name], at[order[0]]) for name in order[1:]}
-            row = results.table.sel(row=best, field=ev.MEAN, score=score).sel(lead_time=lead, method="nearest")
+            best, others = order[0], {name: ratio(at[name], at[order[0]]) for name in order[1:]}
+            row = results.table.sel(row=best, field=MEAN, score=score).sel(lead_time=lead, method="nearest")
             text = f"Smallest {label} at lead {lead:g}: {best}, {_interval(row)}"
             yield f"{text}. {_margin(others)}".strip()
 
@@ -130,7 +130,7 @@ def _cost(record: Mapping[str, Any]) -> str:
 
 def _first_places(results: Results) -> Iterator[str]:
     """The best row of each score and lead."""
-    table = results.table.sel(field=ev.MEAN, row=list(results.scores))["value"]
+    table = results.table.sel(field=MEAN, row=list(results.scores))["value"]
     for score in SCORES:
         for lead in results.leads():
             values = table.sel(score=score).sel(lead_time=lead, method="nearest")
@@ -142,7 +142,7 @@ def _spread(results: Results) -> Iterator[str]:
     """Spread over skill of each ensemble."""
     if "spread_skill" not in results.table["score"]:
         return
-    table = results.table["value"].sel(score="spread_skill", field=ev.MEAN).sel(lead_time=results.leads(), method="nearest")
+    table = results.table["value"].sel(score="spread_skill", field=MEAN).sel(lead_time=results.leads(), method="nearest")
     yield (
         f"Spread over the error of the mean at leads {_listed([f'{x:g}' for x in results.leads()])}; 1 is right, less is too "
         "sure, more too cautious."
@@ -192,7 +192,7 @@ def _codecs(results: Results) -> Iterator[str]:
 
 def _of_cases(scores: xr.Dataset, score: str, headline: list[str]) -> xr.DataArray:
     """A score per lead and case, the mean over the headline fields."""
-    return ev.with_mean(scores[[score]], headline)[score].sel(field=ev.MEAN)
+    return with_mean(scores[[score]], headline)[score].sel(field=MEAN)
 
 
 def _interval(row: xr.Dataset) -> str:

@@ -35,6 +35,7 @@ from physinterp.grid import Grid
 from physinterp.methods import Method, ModelName, make_sampler
 from physinterp.runs import Runs
 from physinterp.samplers import SAMPLERS
+from physinterp.table import MEAN, with_mean
 
 LOGGER = logging.getLogger(__name__)
 
@@ -254,7 +255,7 @@ def trial(validation: Validation, setting: Setting, members: int) -> Trial:
     emulator = validation.emulator(setting)
     seconds: list[float] = []
     forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1, seconds)
-    ds = ev.with_mean(ev.evaluate(forecasts, validation.cases, emulator), validation.headline).sel(field=ev.MEAN)
+    ds = with_mean(ev.evaluate(forecasts, validation.cases, emulator), validation.headline).sel(field=MEAN)
     return Trial(
         setting,
         float(ds["vrmse_member"].mean()),

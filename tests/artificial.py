@@ -50,7 +50,7 @@ def results(folder: Path, system: System = SYSTEM, budget: bool = True) -> Resul
         if evaluations:
             record |= {"evaluations": evaluations, "parameters": 1000, "seconds": 4.0, "steps": 4, "model": "x-identity-unet"}
         ds.attrs |= {"record": json.dumps(record), "weights": json.dumps(WEIGHTS[name])}
-        found.add(name, parts(ds, members) if budget else ds)
+        found.add(name, parts(ds) if budget else ds)
     floor = ev.evaluate(noisy(truth, system, 0.01, 1), truth, e)
     found.add_floor("dcae", floor.assign_attrs(weights=json.dumps(WEIGHTS["codec-dcae"])))
     assert isinstance(e.codec, Identity)
@@ -70,16 +70,12 @@ def noisy(truth: ev.Cases, system: System, size: float, members: int) -> Iterato
         yield u + size * (1 + 0.2 * k) * torch.randn(shape, generator=generator)
 
 
-def parts(ds: xr.Dataset, members: int) -> xr.Dataset:
+def parts(ds: xr.Dataset) -> xr.Dataset:
     """The evaluation with an error budget: a tenth the codec, and one step what the first lead has."""
     error = ds["mse_of_mean"]
     first = error.isel(lead_time=0, drop=True).broadcast_like(error)
     power = 2 * ds["spectrum_truth"] * np.linspace(0.01, 0.5, LEADS)[:, None, None]
-    ds = ds.assign(
+    return ds.assign(
         mse_member=error, mse_one_step=first, mse_floor=0.1 * first,
-        error_spectrum=power, error_spectrum_one_step=0.5 * power, error_spectrum_floor=0.1 * power,
+        error_spectrum_member=power, error_spectrum_one_step=0.5 * power, error_spectrum_floor=0.1 * power,
     )  # fmt: skip
-    if members > 1:
-        shape = (LEADS, ds.sizes["field"], members + 1)
-        ds["rank_histogram"] = ("lead_time", "field", "rank"), np.full(shape, 1 / (members + 1))
-    return ds

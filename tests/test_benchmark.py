@@ -22,7 +22,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
-from physinterp import benchmark, cli, metrics, plot, runs, tables, train, tune
+from physinterp import benchmark, cli, metrics, plot, runs, terminal, train, tune
 from physinterp.benchmark import Options, run
 from physinterp.config import Benchmark, Training, load_benchmark
 from physinterp.data import well
@@ -157,7 +157,7 @@ def test_forecasts_and_truth_are_stored_and_give_the_scores(tiny, document):
 def test_the_table_and_the_notes(tiny, capsys):
     from rich.console import Console
 
-    tables.show(tiny[1], Console(width=200))
+    terminal.show(tiny[1], Console(width=200))
     text = capsys.readouterr().out
     for name in (
         "persistence",
@@ -176,7 +176,7 @@ def test_the_table_and_the_notes(tiny, capsys):
 
 def test_the_tables_of_ratios(tiny, document):
     """One for each deterministic row, of all other learned rows."""
-    _, other, *ratios = tables.tables(tiny[1])
+    _, other, *ratios = terminal.tables(tiny[1])
     learned = [name for name in document["methods"] if name not in ("persistence", "climatology")]
     found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in document["comparisons"]}
     for over, table in zip(("deterministic", "fno"), sorted(ratios, key=lambda t: t.title), strict=True):
@@ -326,7 +326,7 @@ def test_provenance_beside_the_weights(small, tmp_path, fresh_home):
 
 def test_no_table_of_ratios_without_a_deterministic_row(small, tmp_path):
     found = run(Options("kolmogorov", methods=("persistence", "si-em"), out=tmp_path / "out"))
-    assert found.document["comparisons"] == [] and len(tables.tables(found)) == 2
+    assert found.document["comparisons"] == [] and len(terminal.tables(found)) == 2
 
 
 def test_options_change_what_they_say(small, tmp_path, monkeypatch):

@@ -140,7 +140,7 @@ def test_the_parts_of_the_error_add_up(found):
     np.testing.assert_allclose(first.sel(part="codec") / first.sum("part"), 0.1)
     np.testing.assert_allclose(first.sel(part="feedback"), 0, atol=1e-12)
     waves = budget.of_wavenumbers(scores).isel(k=slice(1, None))
-    np.testing.assert_allclose(waves.sum("part"), (scores["error_spectrum"] / scores["spectrum_truth"]).isel(k=slice(1, None)))
+    np.testing.assert_allclose(waves.sum("part"), (scores["error_spectrum_member"] / scores["spectrum_truth"]).isel(k=slice(1, None)))
     assert budget.of_leads(found.floors["dcae"]) is None and budget.of_wavenumbers(found.floors["dcae"]) is None
 
 
@@ -169,7 +169,7 @@ def test_the_budget_is_drawn_where_there_is_one(found, drawn):
 def test_results_without_a_budget(found):
     """Scores that an earlier version kept."""
     here = Results.open(found.folder)
-    unknown = ["mse_member", "error_spectrum", "rank_histogram"]
+    unknown = ["mse_member", "error_spectrum_member", "rank_histogram"]
     here.scores = {n: ds.drop_vars(unknown, errors="ignore") for n, ds in here.scores.items()}
     assert {kind for _, kind, _ in found.gallery()} - {kind for _, kind, _ in here.gallery()} == {"budget", "ranks"}
     with pytest.raises(InputError, match="si-em has no error budget"):

@@ -21,7 +21,6 @@ from PIL import Image
 from toy import KOLMOGOROV
 
 from physinterp import benchmark, cli, report
-from physinterp import evaluate as ev
 from physinterp.checkpoint import digest
 from physinterp.config import load_benchmark
 from physinterp.methods import ModelName, make_model
@@ -30,7 +29,8 @@ from physinterp.plan import Plan
 from physinterp.plot.style import scale
 from physinterp.results import PLOTS, Results
 from physinterp.summary import summary
-from physinterp.tables import tables
+from physinterp.table import ratio, with_mean
+from physinterp.terminal import tables
 
 needs_browser = pytest.mark.skipif(browser.EXECUTABLE is None, reason="no Chromium on this machine")
 
@@ -181,11 +181,11 @@ def test_who_wins_by_how_much_and_how_sure(found):
             value, low, high = (float(row[k].sel(row=best)) for k in ("value", "low", "high"))
             assert f": {best}, {value:.4f} [{low:.4f}, {high:.4f}]." in line
             order = [str(m) for m in row["row"].values[np.argsort(row["value"].values)]]
-            a, b = (ev.with_mean(found.scores[m], ["buoyancy"])[score].sel(field="mean").sel(lead_time=lead, method="nearest")
+            a, b = (with_mean(found.scores[m], ["buoyancy"])[score].sel(field="mean").sel(lead_time=lead, method="nearest")
                     for m in (order[1], best))  # fmt: skip
-            ratio = ev.ratio(a, b)
-            if ratio["low"] > 1 and ratio["value"] < 2:
-                assert f"{order[1]} has {100 * (ratio['value'] - 1):.1f} % more" in line
+            more = ratio(a, b)
+            if more["low"] > 1 and more["value"] < 2:
+                assert f"{order[1]} has {100 * (more['value'] - 1):.1f} % more" in line
             assert "persistence, a forecast of no change, has" in line and "times as much" in line
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from physinterp import evaluate as ev
+
 from physinterp.results import CODEC, Results
 from physinterp.summary import summary
+from physinterp.table import MEAN
 
 Values = dict[tuple[str, str, float, str], dict[str, Any]]
 
@@ -51,7 +52,7 @@ def _errors(results: Results, values: Values) -> Table:
         table.add_column(f"{label}\nlead {lead:g}", justify="right", no_wrap=True)
     best = {(score, lead): _best(values, names, score, lead) for score, _, lead in columns}
     for name in names:
-        table.add_row(name, *(_cell(values.get((name, ev.MEAN, lead, score)), best[score, lead]) for score, _, lead in columns))
+        table.add_row(name, *(_cell(values.get((name, MEAN, lead, score)), best[score, lead]) for score, _, lead in columns))
     return table
 
 
@@ -67,8 +68,8 @@ def _others(results: Results, values: Values) -> Table:
         table.add_column(label, justify="right")
     for name in _names(results):
         record = results.document["methods"].get(name, {})
-        ratios = [_plain(values.get((name, ev.MEAN, lead, "spread_skill"))) for lead in leads]
-        srmse = [_plain(values.get((name, ev.MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
+        ratios = [_plain(values.get((name, MEAN, lead, "spread_skill"))) for lead in leads]
+        srmse = [_plain(values.get((name, MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
         table.add_row(
             name,
             ", ".join(ratios) if any(r != "-" for r in ratios) else "-",
@@ -106,7 +107,7 @@ def _ratios(results: Results) -> list[Table]:
 
 def _best(values: Values, names: list[str], score: str, lead: float) -> str | None:
     """The row with the smallest score, codecs alone left out."""
-    found = {n: values.get((n, ev.MEAN, lead, score), {}).get("value") for n in names if not n.startswith(CODEC)}
+    found = {n: values.get((n, MEAN, lead, score), {}).get("value") for n in names if not n.startswith(CODEC)}
     known = {n: v for n, v in found.items() if v is not None}
     return min(known, key=lambda n: known[n]) if known else None
 

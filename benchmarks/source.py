@@ -1,0 +1,112 @@
+"""Where the interpolant starts, and the law of s in training: measured on the validation split.
+
+python benchmarks/source.py --system rbc --backbone unet --steps 700    adds rows to benchmarks/results/source.json
+
+Every variant has the twin of the row `deterministic` and the same number of optimiser steps as it, its own twin counted.
+Scores are ratios on the same cases: VRMSE of `si-e` over that of the twin, CRPS of `si-em` over the twin's mean absolute
+error, both with 2 steps, temperature 1 and independent noise, mean of the headline fields.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from physinterp import evaluate as ev
+from physinterp.config import load_benchmark
+from physinterp.emulator import Emulator, SampledStepper
+from physinterp.methods import OBJECTIVES, ModelName
+from physinterp.runs import Runs
+from physinterp.system import load_system
+from physinterp.table import MEAN, ratio, with_mean
+from physinterp.tune import Setting, Validation
+
+RESULTS = Path(__file__).parent / "results" / "source.json"
+LEADS = (1, 5)
+LAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "s = u": lambda u: u,
+    "s = u^4": lambda u: u**4,
+    "half at 0": lambda u: (2 * u - 1).clamp(min=0),
+    "3/4 at 0": lambda u: (4 * u - 3).clamp(min=0),
+}
+KINDS = {"state": "interpolant-state", "forecast": "interpolant"}  # objectives
+VARIANTS = [("state", law) for law in LAWS] + [("forecast", law) for law in ("s = u", "s = u^4")]
+
+
+def with_law(kind: type, law: str) -> type:
+    """The drift trained with a law of s."""
+    return type(kind.__name__, (kind,), {"levels": lambda self, u: LAWS[law](u)})
+
+
+def scores(runs: Runs, name: ModelName, setting: Setting | None, headline: tuple[str, ...], members: int) -> xr.Dataset:
+    """Scores on the validation split, per lead and case."""
+    validation = Validation(runs, name, headline, max(LEADS))
+    emulator = validation.emulator(setting) if setting else twin(runs, name)
+    forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1)
+    return with_mean(ev.evaluate(forecasts, validation.cases, emulator), headline).sel(field=MEAN)
+
+
+def twin(runs: Runs, name: ModelName) -> Emulator:
+    """The emulator of the deterministic twin."""
+    return runs.emulator(runs.codec(name.codec), SampledStepper(runs.model(name), None))
+
+
+def main() -> None:
+    """Train and score all variants of one system and backbone."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--system", required=True)
+    parser.add_argument("--backbone", default="unet")
+    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--members", type=int, default=4)
+    a = parser.parse_args()
+    benchmark = load_benchmark(a.system)
+    preset = benchmark.preset("quick")
+    training = preset.training.model_copy(update={"seconds": None, "steps": a.steps})
+    preset = preset.model_copy(update={"training": training, "backbone": a.backbone})
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    with tempfile.TemporaryDirectory() as temporary:
+        names = {kind: ModelName(kind, "identity", a.backbone) for kind in ("deterministic", *KINDS.values())}
+        root = Path(temporary)
+        system = load_system(a.system)
+        base = Runs(system, preset, "source", a.seed, root=root / "twin")
+        reference = scores(base, names["deterministic"], None, benchmark.headline, 1)
+        for source, law in VARIANTS:
+            objective = KINDS[source]
+            original = OBJECTIVES[objective]
+            OBJECTIVES[objective] = with_law(original, law)
+            shutil.copytree(root / "twin", root / "variant")
+            runs = Runs(system, preset, "source", a.seed, root=root / "variant")
+            row = {
+                "system": a.system,
+                "backbone": a.backbone,
+                "steps": a.steps,
+                "seed": a.seed,
+                "source": source,
+                "law": law,
+            }
+            for sampler, score, of, members in (
+                ("si-e", "vrmse_mean", "vrmse_mean", 1),
+                ("si-em", "crps", "mae", a.members),
+            ):
+                ds = scores(runs, names[objective], Setting(sampler, 2), benchmark.headline, members)
+                for k in LEADS:
+                    row[f"{sampler} {score} lead {k}"] = ratio(ds[score][k - 1], reference[of][k - 1])
+            row["threads"] = torch.get_num_threads()
+            found.append(row)
+            OBJECTIVES[objective] = original
+            shutil.rmtree(root / "variant")
+            RESULTS.parent.mkdir(exist_ok=True)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
