@@ -47,7 +47,8 @@ def of_wavenumbers(scores: xr.Dataset) -> xr.DataArray | None:
 
 def _parts(total: xr.DataArray, one_step: xr.DataArray, floor: xr.DataArray) -> xr.DataArray:
     total = total.where(np.isfinite(total))
-    codec = np.minimum(floor, total)
-    first = np.minimum(np.maximum(one_step, floor), total)
-    parts = [codec, first - codec, total - first]
-    return xr.concat(parts, xr.Variable("part", list(PARTS)), coords="minimal", compat="override").transpose(..., "part")
+    codec = floor.where(floor < total, total)
+    at_least = one_step.where(one_step > floor, floor)
+    first = at_least.where(at_least < total, total)
+    parts = xr.Dataset(dict(zip(PARTS, (codec, first - codec, total - first), strict=True)))
+    return parts.to_dataarray("part").transpose(..., "part")

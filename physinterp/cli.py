@@ -22,7 +22,9 @@ app = typer.Typer(help="Emulators of physical systems with stochastic interpolan
 single = typer.Typer(**OPTIONS)  # `python -m physinterp.benchmark`: one command without a name
 
 Model = Annotated[Path, typer.Argument(help="Folder of a trained interpolant, as in PHYSINTERP_HOME/runs/*/interpolant-*.")]
-ResultsFolder = Annotated[Path, typer.Argument(help="Folder of the results of a benchmark, such as results/rbc.", metavar="RESULTS")]
+ResultsFolder = Annotated[
+    Path, typer.Argument(help="Folder of the results of a benchmark, such as results/rbc.", metavar="RESULTS")
+]
 Leads = Annotated[int, typer.Option(min=1, help="Leads that count, in steps.")]
 
 
@@ -139,8 +141,12 @@ def plot(
         ),
     ],
     field: Annotated[str | None, typer.Option(help="Field of the maps. Default: the first headline field.")] = None,
-    lead: Annotated[float | None, typer.Option(help="Lead time, in units of time. Default: the middle one of the table.")] = None,
-    method: Annotated[str | None, typer.Option(help="Row of the maps and of the error budget. Default: the --sampler.")] = None,
+    lead: Annotated[
+        float | None, typer.Option(help="Lead time, in units of time. Default: the middle one of the table.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Row of the maps and of the error budget. Default: the --sampler.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="File, .png, .svg or .pdf. Default: RESULTS/KIND.png (or .gif).")] = None,
 ) -> None:
     """Draw one plot of the results of a benchmark."""
@@ -186,7 +192,9 @@ def demo(
 def plan(
     system: Annotated[str, typer.Option(help="System: a card, such as rbc or kolmogorov.")],
     preset: Annotated[str | None, typer.Option(help="Size: tiny, quick or paper. Default: the benchmark's (quick).")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**31, help="Seed of the training; what is there already costs nothing.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of the training; what is there already costs nothing.")
+    ] = 0,
 ) -> None:
     """Say what a benchmark will cost on this machine before it starts: parameters, memory, disk and time."""
     with _interruptible():

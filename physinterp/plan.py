@@ -17,10 +17,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from physinterp.autoencoder import Autoencoder
 from physinterp.config import Preset, home, load_benchmark
 from physinterp.data import generate, recipe
 from physinterp.emulator import SampledStepper
 from physinterp.methods import ModelName, make_codec, make_model, make_sampler, method, model_name
+from physinterp.model import Model
 from physinterp.runs import Runs
 from physinterp.solvers import SOLVERS
 from physinterp.system import System, load_system
@@ -79,8 +81,11 @@ class Plan:
         return (*map(self._codec, codecs), *(self._model(m, only_trunk=True) for m in trunks), *map(self._model, names))
 
     def _codec(self, name: str) -> Network:
-        codec, x = make_codec(name, self.system, self.preset), torch.randn(1, len(self.system.fields), *self.system.grid.shape)
-        measured = _measure(lambda: codec.loss(x, self._conditioning()))  # type: ignore[union-attr]
+        codec = make_codec(name, self.system, self.preset)
+        if not isinstance(codec, Autoencoder):
+            raise TypeError(f"{name} is no codec that is trained")
+        x = torch.randn(1, len(self.system.fields), *self.system.grid.shape)
+        measured = _measure(lambda: codec.loss(x, self._conditioning()))
         return self._network(f"codec-{name}", codec, measured, self.preset.training.codec)
 
     def _model(self, name: ModelName, only_trunk: bool = False) -> Network:
@@ -93,7 +98,7 @@ class Plan:
         share *= t.trunk if only_trunk else 1 if name.trunk is None else 1 - t.trunk
         return self._network(str(name), model, measured, share)
 
-    def _built(self, name: ModelName) -> tuple[torch.nn.Module, Tensor]:
+    def _built(self, name: ModelName) -> tuple[Model, Tensor]:
         """A model and a random state for it."""
         codec = make_codec(name.codec, self.system, self.preset)
         shape = (codec.latent_channels, *codec.latent_shape(self.system.grid.shape))
@@ -198,7 +203,12 @@ class Plan:
             sampler = make_sampler(row, model, self.preset.steps)
             step = SampledStepper(model, sampler).eval()
             states = self.cases if row.deterministic else self.cases * self.preset.members + valid
-            yield self.preset.lead * states * _time(lambda step=step, x=x: step(x, self._conditioning(), noise=lambda k: x))
+            yield self.preset.lead * states * self._seconds(step, x)
+
+    def _seconds(self, step: SampledStepper, x: Tensor) -> float:
+        """Of one physical step of one state."""
+        with torch.inference_mode():
+            return _time(lambda: step(x, self._conditioning(), noise=lambda k: torch.randn_like(x)))
 
 
 def _measure(loss: Callable[[], Tensor]) -> tuple[int, float]:

@@ -22,7 +22,7 @@ from PIL import Image
 from physinterp import plot
 from physinterp.checkpoint import replacing
 from physinterp.plot.style import error_scale, label, scale
-from physinterp.results import CODEC, REFERENCES, Results
+from physinterp.results import REFERENCES, Results
 from physinterp.summary import WORDS, summary
 from physinterp.system import System
 from physinterp.table import MEAN
@@ -33,16 +33,16 @@ COLOURS = 96  # of a colour map; few make small files
 LOST = (128, 128, 128)  # colour of a value that is not finite
 
 CAPTIONS = {
-    "error": "Error of the ensemble mean against lead time, lower is better; bands are 95 % intervals. Grey: the codec alone. "
-    "Thin line with dots: a member after one step from the true state, what is left without feedback.",
+    "error": "Error of the ensemble mean against lead time, lower is better; bands are 95 % intervals. Grey: the codec "
+    "alone. Thin line with dots: a member after one step from the true state, what is left without feedback.",
     "crps": "Error of the ensemble as a whole against lead time, lower is better.",
     "accuracy": "Error against cost: to the left is cheaper, below is better. Dotted lines cost no network evaluation.",
     "pareto": "Accuracy against spectra, one member: to the left is more accurate, below has the truth's structures at all "
     "scales. No row is better in both than one on the line.",
     "budget": "Where the squared error of a member comes from: lost by the codec, added by one step, grown by feedback.",
-    "spectra": "Energy at each scale, large ones at the left. Middle: over that of the truth, 1 is right. Below, where shown: "
-    "the error's energy over the truth's, by cause; 1 is the black line.",
-    "ranks": "Rank of the truth among the members: flat at 1 is right, a hollow middle is too little spread, a slope is a bias.",
+    "spectra": "Energy at each scale, large ones at the left. Middle: over that of the truth, 1 is right. Below, where "
+    "shown: the error's energy over the truth's, by cause; 1 is the black line.",
+    "ranks": "Rank of the truth among the members: flat at 1 is right, a hollow middle is too little spread, a slope bias.",
     "spread": "One ensemble at one time: where its standard deviation is large its error should be.",
 }
 
@@ -73,7 +73,9 @@ def page(results: Results) -> str:
         summary="".join(f"<h3>{_text(t)}</h3>{_list(sentences)}" for t, sentences in summary(results).items()),
         words=_definitions(WORDS),
         table=_table(results, fields[0]),
-        tables="".join(f"<details><summary>{_text(_title(results, f))}</summary>{_table(results, f)}</details>" for f in fields[1:]),
+        tables="".join(
+            f"<details><summary>{_text(_title(results, f))}</summary>{_table(results, f)}</details>" for f in fields[1:]
+        ),
         maps=json.dumps(maps).replace("</", "<\\/"),
         fields=_options(maps["fields"]),
         first=_options(maps["methods"], d["focus"]),
@@ -109,7 +111,10 @@ def _sentence(text: str) -> str:
 
 
 def _title(results: Results, field: str) -> str:
-    return f"mean of {', '.join(results.document['headline'])}" if field == MEAN else field.replace("_", " ")
+    headline = results.document["headline"]
+    if field != MEAN or len(headline) == 1:
+        return (headline[0] if field == MEAN else field).replace("_", " ")
+    return f"mean of {', '.join(headline)}"
 
 
 def _table(results: Results, field: str) -> str:
@@ -120,7 +125,8 @@ def _table(results: Results, field: str) -> str:
     scores += [("spread / skill", "spread_skill", middle), ("SRMSE", "srmse_total", middle)]
     found = results.table.sel(field=field)
     columns = [f"{name} <small>lead {lead:g}</small>" for name, _, lead in scores]
-    costs = ["evaluations", "ms", "parameters", "training <small>s</small>"]
+    costs = ["evaluations <small>per step</small>", "time <small>ms per step</small>", "size <small>parameters</small>"]
+    costs += ["training <small>s</small>"]
     lowest = {}
     for _, score, lead in scores:
         if score not in ("spread_skill",) and score in found["score"]:
@@ -140,7 +146,9 @@ def _table(results: Results, field: str) -> str:
         else:
             cells += ["<td></td>"] * len(costs)
         rows.append(f'<tr><th scope="row" data-value="{_text(name)}">{_text(name)}</th>{"".join(cells)}</tr>')
-    heads = "".join(f'<th scope="col"><button type="button">{c}</button></th>' for c in ["method", *columns, *costs])
+    heads = "".join(
+        f'<th scope="col"><button type="button">{c}</button></th>' for c in ["method<small>&nbsp;</small>", *columns, *costs]
+    )
     caption = f"{_text(_title(results, field))}; in brackets 95 % intervals; bold: the smallest"
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{_text(_title(results, field))}"><table class="sortable">'
@@ -198,7 +206,8 @@ def _figures(results: Results) -> str:
             if isinstance(drawn, Figure):
                 source = _source(plot.png(drawn))
                 alt = f"plot {name.replace('_', ' ')}"
-                made.append(f'<figure><img src="{source}" alt="{_text(alt)}"><figcaption>{_text(CAPTIONS[kind])}</figcaption></figure>')
+                caption = f"<figcaption>{_text(CAPTIONS[kind])}</figcaption>"
+                made.append(f'<figure><img src="{source}" alt="{_text(alt)}">{caption}</figure>')
     return "".join(made)
 
 
@@ -222,7 +231,9 @@ def _maps(results: Results) -> dict[str, Any]:
     truth = truth.isel(lead_time=keep)
     members = {name: m.isel(lead_time=keep).load() for name, m in members.items()}
     shape = _shape(results.system, len(keep) * len(results.system.fields) * (1 + 2 * len(members)))
-    fields = {f: _maps_of(results, f, truth[f], {n: m[f] for n, m in members.items()}, shape) for f in results.system.field_names}
+    fields = {
+        f: _maps_of(results, f, truth[f], {n: m[f] for n, m in members.items()}, shape) for f in results.system.field_names
+    }
     ramp = np.linspace(-1, 1, 256)[None].repeat(8, 0)
     any_error = _picture(ramp, error_scale(1.0))
     bars = {f: _picture(ramp, scale(truth[f]) | {"vmin": -1.0, "vmax": 1.0}) for f in fields}
@@ -265,7 +276,7 @@ def _shape(system: System, count: int) -> tuple[int, int]:
 
 
 def _resampled(values: xr.DataArray, system: System, shape: tuple[int, int]) -> np.ndarray:
-    """(lead, height, width) of (lead_time, *space), the nearest point of the grid, the first axis to the right, the second up."""
+    """(lead, height, width) of (lead_time, *space): the nearest point of the grid, the first axis to the right."""
     first, second = system.grid.axes
     index = []
     for axis, size in ((second, shape[0]), (first, shape[1])):

@@ -100,8 +100,8 @@ class Results:
         found = self.document.get("format") if isinstance(self.document, dict) else None
         if found != FORMAT:
             raise InputError(
-                f"{self.path}: expected results of format {FORMAT}, found {found or 'an older one'}: run the benchmark again "
-                "with this version; what is trained is used"
+                f"{self.path}: expected results of format {FORMAT}, found {found or 'an older one'}: run the benchmark "
+                "again with this version; what is trained is used"
             )
         path = self.folder / "evaluation.nc"
         if not path.is_file():
@@ -204,7 +204,9 @@ class Results:
         try:
             return System(**self.document["card"])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{self.path} is damaged (no card of the system): delete it, and run the benchmark again") from error
+            raise InputError(
+                f"{self.path} is damaged (no card of the system): delete it, and run the benchmark again"
+            ) from error
 
     @cached_property
     def table(self) -> xr.Dataset:
@@ -288,7 +290,9 @@ class Results:
             if name not in known:
                 raise InputError(f"no {kind} {name!r} in {self.folder}: {near(name, known)}")
         if all(abs(lead - known) > 1e-6 for known in self.all_leads()):
-            raise InputError(f"no lead {lead:g} in {self.folder}: evaluated are {', '.join(f'{x:g}' for x in self.all_leads())}")
+            raise InputError(
+                f"no lead {lead:g} in {self.folder}: evaluated are {', '.join(f'{x:g}' for x in self.all_leads())}"
+            )
         return Choice(field, lead, method)
 
     def draw(self, kind: str, choice: Choice) -> Figure | Animation:

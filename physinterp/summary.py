@@ -17,14 +17,14 @@ WORDS = {
     "VRMSE": "size of the error over the size of the field's own variations: 0 is perfect, 1 is no better than one constant",
     "CRPS": "error of an ensemble as a whole: small where the members surround the truth closely; for one forecast its mean "
     "absolute error; in standard deviations of the field",
-    "SRMSE": "error of the energy at each scale: 0 where a forecast has the truth's share of large, middle and small structures",
-    "spread / skill": "spread of the members over the error of their mean: 1 where an ensemble knows its own error, less where "
-    "it is too sure",
+    "SRMSE": "error of the energy at each scale: 0 where a forecast has as much of each size of structure as the truth",
+    "spread / skill": "spread of the members over the error of their mean: 1 where an ensemble knows its own error, less "
+    "where it is too sure",
     "lead": "time between the state from which a forecast starts and the state that it forecasts",
     "member": "one forecast of an ensemble; members differ in their random noise",
     "evaluation": "one pass through a neural network; a step of the forecast takes one or more, for each member",
-    "[low, high]": "95 % interval: how far the number could move had other initial conditions been drawn; it says nothing of "
-    "another training",
+    "[low, high]": "95 % interval: how far the number could move had other initial conditions been drawn; it says nothing "
+    "of another training",
     "codec": "turns fields into the numbers on which the network works, and back; what it loses no network can win back",
 }
 
@@ -51,7 +51,7 @@ def _setting(results: Results) -> Iterator[str]:
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "
         f"trajectories that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g}; ensembles have "
-        f"{d['members']} members. Numbers without a field are the mean of {_listed(d['headline'])}."
+        f"{d['members']} members. Numbers here are of {_of_fields(d['headline'])}."
     )
 
 
@@ -100,9 +100,11 @@ def _more(r: Mapping[str, float]) -> str:
 def _lost(results: Results) -> Iterator[str]:
     """Rows whose forecasts did not stay finite."""
     for name, ds in results.scores.items():
-        bad = ~np.isfinite(ds["vrmse_member"]).all(("case", "field"))
-        if bad.any():
-            yield f"{name} lost forecasts (values that are not finite) from lead {float(ds['lead_time'][bad.values][0]):g} on."
+        errors = ds["vrmse_member"].transpose("lead_time", ...).values
+        lost = ~np.isfinite(errors).all((1, 2))
+        if lost.any():
+            first = ds["lead_time"].values[lost][0]
+            yield f"{name} lost forecasts (values that are not finite) from lead {first:g} on."
 
 
 def _costs(results: Results) -> Iterator[str]:
@@ -110,20 +112,21 @@ def _costs(results: Results) -> Iterator[str]:
     methods = {name: r for name, r in d["methods"].items() if "evaluations" in r}
     if not methods:
         return
-    where = d["hardware"]["accelerator"] or f"{d['hardware']['threads']} threads of {d['hardware']['processor']}"
+    where = (
+        d["hardware"]["accelerator"] or _counted(d["hardware"]["threads"], "thread") + f" of {d['hardware']['processor']}"
+    )
     yield f"Per step of one member, on {where}; an ensemble costs that times its members."
     shown = [name for name in dict.fromkeys(_first_places(results)) if name in methods]
     dear = max(methods, key=lambda name: methods[name]["seconds_per_step"])
     for name in dict.fromkeys([*shown, d["focus"], dear]):
         if name in methods:
             yield f"{name}: {_cost(methods[name])}{' (the slowest row)' if name == dear else ''}."
-    yield f"Everything together took {_duration(d['seconds'])}, data and trainings included where they were not there already."
+    yield f"Everything took {_duration(d['seconds'])}, with the data and trainings that were not there already."
 
 
 def _cost(record: Mapping[str, Any]) -> str:
-    count = record["evaluations"]
     return (
-        f"{count} network evaluation{'s' if count > 1 else ''}, {1e3 * record['seconds_per_step']:.1f} ms, "
+        f"{_counted(record['evaluations'], 'network evaluation')}, {1e3 * record['seconds_per_step']:.1f} ms, "
         f"{record['parameters']:,} parameters, {record['seconds']:.0f} s of training"
     )
 
@@ -144,8 +147,8 @@ def _spread(results: Results) -> Iterator[str]:
         return
     table = results.table["value"].sel(score="spread_skill", field=MEAN).sel(lead_time=results.leads(), method="nearest")
     yield (
-        f"Spread over the error of the mean at leads {_listed([f'{x:g}' for x in results.leads()])}; 1 is right, less is too "
-        "sure, more too cautious."
+        f"Spread over the error of the mean at leads {_listed([f'{x:g}' for x in results.leads()])}; 1 is right, less is "
+        "too sure, more too cautious."
     )
     for name in results.scores:
         values = table.sel(row=name).values
@@ -159,7 +162,11 @@ def _sources(results: Results) -> Iterator[str]:
     """Shares of the error budget."""
     for name in dict.fromkeys([results.document["focus"], *_first_places(results)]):
         parts = budget.of_leads(results.scores[name])
-        if parts is None or name not in results.document["methods"] or "evaluations" not in results.document["methods"][name]:
+        if (
+            parts is None
+            or name not in results.document["methods"]
+            or "evaluations" not in results.document["methods"][name]
+        ):
             continue
         parts = parts.sel(field=results.document["headline"]).mean("field")
         shares = (100 * parts / parts.sum("part", skipna=False)).sel(lead_time=results.leads(), method="nearest")
@@ -200,8 +207,16 @@ def _interval(row: xr.Dataset) -> str:
     return text + (f" [{float(row['low']):.4f}, {float(row['high']):.4f}]" if np.isfinite(row["low"]) else "")
 
 
+def _of_fields(headline: list[str]) -> str:
+    return f"the mean of {_listed(headline)}" if len(headline) > 1 else headline[0]
+
+
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _listed(names: list[str]) -> str:

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 from physinterp.results import CODEC, Results
 from physinterp.summary import summary
 from physinterp.table import MEAN

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from torch import Tensor
 from pytest import MonkeyPatch
+from torch import Tensor
 from toy import PRESET, RBC, dataset, emulator
 
 from physinterp import benchmark, plot
@@ -48,7 +48,13 @@ def results(folder: Path, system: System = SYSTEM, budget: bool = True) -> Resul
         ds["example"] = ("lead_time", "field", *system.grid.names), torch.stack(example).numpy()
         record = {"seconds_per_step": 1e-3 * size}
         if evaluations:
-            record |= {"evaluations": evaluations, "parameters": 1000, "seconds": 4.0, "steps": 4, "model": "x-identity-unet"}
+            record |= {
+                "evaluations": evaluations,
+                "parameters": 1000,
+                "seconds": 4.0,
+                "steps": 4,
+                "model": "x-identity-unet",
+            }
         ds.attrs |= {"record": json.dumps(record), "weights": json.dumps(WEIGHTS[name])}
         found.add(name, parts(ds) if budget else ds)
     floor = ev.evaluate(noisy(truth, system, 0.01, 1), truth, e)

@@ -27,12 +27,22 @@ class Browser:
         self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         (to_read, self.to), (self.of, to_write) = os.pipe(), os.pipe()
         high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 20) for fd in (to_read, to_write)]
-        command = [EXECUTABLE, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                   "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={self.folder.name}", "about:blank"]  # fmt: skip
+        flags = (
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--hide-scrollbars",
+        )
+        pipes = f'exec "$@" 3<&{high[0]} 4>&{high[1]}'
+        command = [str(EXECUTABLE), *flags, "--remote-debugging-pipe", f"--user-data-dir={self.folder.name}", "about:blank"]
         self.process = subprocess.Popen(
-            ["bash", "-c", f'exec "$@" 3<&{high[0]} 4>&{high[1]}', "browser", *map(str, command)],
-            pass_fds=high, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            ["bash", "-c", pipes, "browser", *command],
+            pass_fds=high,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         for fd in (to_read, to_write, *high):
             os.close(fd)
         self.numbers, self.buffer, self.session = itertools.count(1), b"", None
@@ -54,7 +64,9 @@ class Browser:
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the protocol and its result."""
         number = next(self.numbers)
-        message = {"id": number, "method": method, "params": parameters} | ({"sessionId": self.session} if self.session else {})
+        message = {"id": number, "method": method, "params": parameters} | (
+            {"sessionId": self.session} if self.session else {}
+        )
         os.write(self.to, json.dumps(message).encode() + b"\0")
         while True:
             found = self._read()
@@ -110,7 +122,9 @@ class Browser:
         found = []
         for event in self.events:
             method, p = event.get("method"), event.get("params", {})
-            if method == "Runtime.exceptionThrown" or (method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning")):
+            if method == "Runtime.exceptionThrown" or (
+                method == "Runtime.consoleAPICalled" and p["type"] in ("error", "warning")
+            ):
                 found.append(json.dumps(p))
             if method == "Log.entryAdded" and p["entry"]["level"] in ("error", "warning"):
                 found.append(p["entry"]["text"])

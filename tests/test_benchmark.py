@@ -128,7 +128,16 @@ def test_a_short_training_beats_persistence(document):
 def test_plots_are_pictures_of_something(tiny):
     names = {p.name for p in tiny[0].out.glob("*.png")}
     assert names == {f"{name}.png" for name, _, _ in tiny[1].gallery()}
-    expected = {"error", "crps", "accuracy", "pareto", "spectra_lead_0.4", "spectra_lead_1.2", "spread_vorticity", "fields_vorticity"}
+    expected = {
+        "error",
+        "crps",
+        "accuracy",
+        "pareto",
+        "spectra_lead_0.4",
+        "spectra_lead_1.2",
+        "spread_vorticity",
+        "fields_vorticity",
+    }
     assert {f"{name}.png" for name in expected} <= names
     for name in names:
         image = matplotlib.image.imread(tiny[0].out / name)[..., :3]

@@ -140,7 +140,9 @@ def test_the_parts_of_the_error_add_up(found):
     np.testing.assert_allclose(first.sel(part="codec") / first.sum("part"), 0.1)
     np.testing.assert_allclose(first.sel(part="feedback"), 0, atol=1e-12)
     waves = budget.of_wavenumbers(scores).isel(k=slice(1, None))
-    np.testing.assert_allclose(waves.sum("part"), (scores["error_spectrum_member"] / scores["spectrum_truth"]).isel(k=slice(1, None)))
+    np.testing.assert_allclose(
+        waves.sum("part"), (scores["error_spectrum_member"] / scores["spectrum_truth"]).isel(k=slice(1, None))
+    )
     assert budget.of_leads(found.floors["dcae"]) is None and budget.of_wavenumbers(found.floors["dcae"]) is None
 
 
@@ -229,7 +231,9 @@ def test_what_cannot_be_drawn_is_said(found):
             found.choice(**arguments)
     with pytest.raises(InputError, match="no plot 'spectre': did you mean 'spectra'"):
         found.draw("spectre", found.choice())
-    with pytest.raises(InputError, match=r"keeps the members of si-em alone: choose --method si-em, or run .* --sampler fno"):
+    with pytest.raises(
+        InputError, match=r"keeps the members of si-em alone: choose --method si-em, or run .* --sampler fno"
+    ):
         found.draw("spread", found.choice(method="fno"))
     with pytest.raises(InputError, match="has one member"):
         plot.spread(found.ensemble("si-em").isel(member=slice(1)), found.truth(), SYSTEM, "buoyancy", 1.0, "si-em")

@@ -91,7 +91,12 @@ def test_the_evaluations_come_back(written, found):
 
 def test_the_table_holds_the_rows(found):
     t = found.table
-    assert dict(t.sizes) == {"row": len(ROWS) + 1, "field": len(SYSTEM.fields) + 1, "lead_time": LEADS, "score": t.sizes["score"]}
+    assert dict(t.sizes) == {
+        "row": len(ROWS) + 1,
+        "field": len(SYSTEM.fields) + 1,
+        "lead_time": LEADS,
+        "score": t.sizes["score"],
+    }
     for r in found.document["rows"]:
         row = t.sel(row=r["method"], field=r["field"], lead_time=r["lead"], score=r["score"])
         assert float(row["value"]) == r["value"] and float(row["low"]) == r["low"] and row["count"] == r["count"] == SAMPLES
@@ -267,7 +272,11 @@ def test_text_from_outside_is_escaped(page):
 def test_the_sections_are_there(page, found):
     for title in ("Summary", "Scores", "Truth, forecasts, errors", "Plots", "Exact definitions", "How to reproduce"):
         assert f"<h2>{title}</h2>" in page
-    for text in (found.document["command"].replace("'", "&#x27;").replace("<", "&lt;").replace(">", "&gt;"), "seed", "0123456789ab"):
+    for text in (
+        found.document["command"].replace("'", "&#x27;").replace("<", "&lt;").replace(">", "&gt;"),
+        "seed",
+        "0123456789ab",
+    ):
         assert text in page
     for name in found.document["definitions"]:
         assert f"<dt>{name}</dt>" in page
@@ -374,7 +383,11 @@ def test_the_help_names_every_plot(command):
 
 def test_report(command, copy, tmp_path, without_plots):
     code, out, _ = command("report", copy, "--out", tmp_path / "b.html")
-    assert code == 0 and out.strip() == str(tmp_path / "b.html") and (tmp_path / "b.html").read_text().startswith("<!DOCTYPE html>")
+    assert (
+        code == 0
+        and out.strip() == str(tmp_path / "b.html")
+        and (tmp_path / "b.html").read_text().startswith("<!DOCTYPE html>")
+    )
 
 
 def test_demo(command, written, monkeypatch, tmp_path, without_plots):
@@ -439,8 +452,13 @@ def test_what_is_there_costs_nothing(fresh_home, monkeypatch):
     assert edm.ready and edm.seconds == 0
 
 
-@pytest.mark.parametrize(("arguments", "message"), [("--system rcb", "no system 'rcb': did you mean 'rbc'"),
-                                                    ("--system rbc --preset quik", "no preset 'quik': did you mean 'quick'")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--system rcb", "no system 'rcb': did you mean 'rbc'"),
+        ("--system rbc --preset quik", "no preset 'quik': did you mean 'quick'"),
+    ],
+)
 def test_plans_of_nothing(command, arguments, message):
     code, out, lines = command("plan", *arguments.split())
     assert code == 2 and not out and len(lines) == 1 and message in lines[0]
@@ -483,7 +501,12 @@ def test_sorting_sorts(chromium, found):
     assert chromium.run("document.querySelectorAll('thead th')[1].ariaSort") == "descending"
     chromium.press("Tab")  # to the next column
     chromium.press("Enter")
-    assert chromium.run("[...document.querySelectorAll('thead th')].slice(0, 4).map(h => h.ariaSort)") == [None, None, "ascending", None]
+    assert chromium.run("[...document.querySelectorAll('thead th')].slice(0, 4).map(h => h.ariaSort)") == [
+        None,
+        None,
+        "ascending",
+        None,
+    ]
     cost = 1 + 2 * len(found.leads()) + 2
     for _ in range(2):
         chromium.run(f"document.querySelectorAll('thead button')[{cost}].click()")
@@ -521,11 +544,13 @@ def test_the_slider_moves_the_picture(chromium, page):
 def test_it_reads_in_dark_and_light_and_on_small_screens(chromium):
     """Contrast of text and ground, and no sideways scrolling of the page."""
     contrast = """(() => {
-        const light = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => x / 255).map(x => x <= .04 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4);
+        const part = x => x <= .04 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4;
+        const light = c => { const v = c.match(/[\\d.]+/g).slice(0, 3).map(x => part(x / 255));
                              return .2126 * v[0] + .7152 * v[1] + .0722 * v[2]; };
         const s = getComputedStyle(document.body), soft = getComputedStyle(document.querySelector('figcaption'));
         const back = light(s.backgroundColor);
-        return [s, soft].map(e => { const ink = light(e.color); return (Math.max(ink, back) + .05) / (Math.min(ink, back) + .05); });
+        const ratio = ink => (Math.max(ink, back) + .05) / (Math.min(ink, back) + .05);
+        return [s, soft].map(e => ratio(light(e.color)));
     })()"""
     grounds = set()
     for scheme in ("light", "dark"):

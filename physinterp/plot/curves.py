@@ -47,9 +47,17 @@ def error_growth(
                 continue
             alone = name.startswith("codec/")
             look = FLOOR if alone else style[name]
-            ax.plot(row["lead_time"], row["value"], label=f"{name[6:]} codec alone" if alone else name, linewidth=1.5, **look)
+            ax.plot(
+                row["lead_time"], row["value"], label=f"{name[6:]} codec alone" if alone else name, linewidth=1.5, **look
+            )
             ax.fill_between(row["lead_time"], row["low"], row["high"], color=look["color"], alpha=0.15, linewidth=0)
-        if scores and method and "mse_one_step" in scores[method] and score.startswith("vrmse") and field in system.field_names:
+        if (
+            scores
+            and method
+            and "mse_one_step" in scores[method]
+            and score.startswith("vrmse")
+            and field in system.field_names
+        ):
             _one_step(ax, scores[method].sel(field=field), method, style[method]["color"])
         ax.set(yscale="log", xlabel=lead_label(system))
         ax.set_title(label(system, field), fontsize=10)
@@ -63,7 +71,9 @@ def _one_step(ax: Axes, scores: xr.Dataset, method: str, colour: str) -> None:
     """VRMSE of one step from the true previous state: that of a member times the ratio of their errors, case by case."""
     ratio = np.sqrt(scores["mse_one_step"] / scores["mse_member"])
     value = finite((scores["vrmse_member"] * ratio).mean("case"))
-    ax.plot(value["lead_time"], value, color=colour, linewidth=1, marker=".", label=f"{method}, member:\none step from the truth")
+    ax.plot(
+        value["lead_time"], value, color=colour, linewidth=1, marker=".", label=f"{method}, member:\none step from the truth"
+    )
 
 
 def error_budget(scores: xr.Dataset, system: System, method: str) -> Figure:
@@ -85,7 +95,9 @@ def error_budget(scores: xr.Dataset, system: System, method: str) -> Figure:
     for column, field in enumerate(fields):
         for ax, values in zip(axes[:, column], (parts, shares), strict=True):
             stack = values.sel(field=field).transpose("part", "lead_time")
-            ax.stackplot(values["lead_time"], stack, labels=[str(p) for p in values["part"].values], colors=PARTS, alpha=0.85)
+            ax.stackplot(
+                values["lead_time"], stack, labels=[str(p) for p in values["part"].values], colors=PARTS, alpha=0.85
+            )
             ax.set_xlim(float(values["lead_time"][0]), float(values["lead_time"][-1]) or None)
         axes[0, column].set_title(label(system, field), fontsize=10)
         axes[1, column].set(xlabel=lead_label(system), ylim=(0, 100))
@@ -179,14 +191,18 @@ def pareto(table: xr.Dataset, system: System, lead: float, field: str = "mean", 
         a, b = x.sel(row=name), y.sel(row=name)
         if np.isfinite([a["value"], b["value"]]).all():
             bars = {"xerr": _bars(a), "yerr": _bars(b)}
-            axes[0, 0].errorbar(a["value"], b["value"], **bars, label=name, linestyle="", markersize=7, capsize=2, **style[name])
+            axes[0, 0].errorbar(
+                a["value"], b["value"], **bars, label=name, linestyle="", markersize=7, capsize=2, **style[name]
+            )
     _join(axes[0, 0], x["value"].values, y["value"].values)
     axes[0, 0].set_title(f"test split, {label(system, field)}, lead {lead:g}", fontsize=10)
     if trials is not None:
         samplers = list(dict.fromkeys(str(s) for s in trials["sampler"].values))
         for name, look in points(samplers).items():
             mine = trials.isel(trial=trials["sampler"].values == name)
-            axes[0, 1].plot(mine["vrmse"], mine["srmse"], label=f"{name} (tuning)", linestyle="", markersize=6, mfc="none", **look)
+            axes[0, 1].plot(
+                mine["vrmse"], mine["srmse"], label=f"{name} (tuning)", linestyle="", markersize=6, mfc="none", **look
+            )
         _join(axes[0, 1], trials["vrmse"].values, trials["srmse"].values)
         axes[0, 1].set_title("settings tried by tune, validation split, mean of leads", fontsize=10)
     for ax in axes[0]:

@@ -61,7 +61,9 @@ def spread(ensemble: xr.Dataset, truth: xr.Dataset, system: System, field: str, 
         InputError: there is one member.
     """
     if ensemble.sizes["member"] < 2:
-        raise InputError(f"{method} has one member; the spread of an ensemble takes two: run the benchmark with --sampler si-em")
+        raise InputError(
+            f"{method} has one member; the spread of an ensemble takes two: run the benchmark with --sampler si-em"
+        )
     u = ensemble[field].sel(lead_time=lead, method="nearest").load()
     v = truth[field].sel(lead_time=lead, method="nearest").load()
     mean, same = u.mean("member"), scale(v)
@@ -69,7 +71,8 @@ def spread(ensemble: xr.Dataset, truth: xr.Dataset, system: System, field: str, 
     above = [("truth", v), *shown]
     below = [("standard deviation", u.std("member", ddof=1))] + [(f"|{name} - truth|", np.abs(x - v)) for name, x in shown]
     largest = max(float(x.max()) for _, x in below) or 1.0
-    rows = ((above, same), (below, {"cmap": "viridis", "vmin": 0.0, "vmax": largest}))
+    size: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": largest}
+    rows: list[tuple[list[tuple[str, xr.DataArray]], dict[str, Any]]] = [(above, same), (below, size)]
     width, height = _size(system)
     figure, axes = grid_of(2, len(above), width * len(above) + 1.2, 2 * height + 1.7, sharex=True, sharey=True)
     for line, (row, colours) in zip(axes, rows, strict=True):

@@ -58,7 +58,9 @@ def spectra(
 
 def _at(scores: xr.Dataset, field: str, lead: float) -> xr.Dataset:
     """Spectra of a field at a lead, without the mean (k = 0)."""
-    return scores[["spectrum", "spectrum_truth"]].sel(field=field).sel(lead_time=lead, method="nearest").isel(k=slice(1, None))
+    return (
+        scores[["spectrum", "spectrum_truth"]].sel(field=field).sel(lead_time=lead, method="nearest").isel(k=slice(1, None))
+    )
 
 
 def _compare(top: Axes, bottom: Axes, drawn: list[tuple[str, xr.Dataset, dict[str, Any]]]) -> None:
@@ -80,7 +82,9 @@ def _stack(ax: Axes, parts: xr.DataArray) -> None:
     edges = parts.isel(k=slice(1, None)).cumsum("part").transpose("part", "k").values
     low = np.full(edges.shape[1], 1e-12)
     for name, edge, colour in zip(parts["part"].values, edges, PARTS, strict=True):
-        ax.fill_between(parts["k"].values[1:], low, np.maximum(edge, low), color=colour, alpha=0.75, lw=0, label=f"error: {name}")
+        ax.fill_between(
+            parts["k"].values[1:], low, np.maximum(edge, low), color=colour, alpha=0.75, lw=0, label=f"error: {name}"
+        )
         low = np.maximum(edge, low)
     top = np.nanmax(edges[-1], initial=1.0)
     ax.axhline(1, color="black", linewidth=1)
