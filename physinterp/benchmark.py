@@ -17,7 +17,6 @@ import os
 import statistics
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +36,7 @@ from physinterp.data import generate
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
+from physinterp.options import Options
 from physinterp.results import Results
 from physinterp.runs import Runs
 from physinterp.system import System, load_system, near
@@ -45,39 +45,6 @@ from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
 CASES = 8  # initial conditions at least, where the data come from the user
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user asks for; None leaves the choice to the preset.
-
-    Attributes:
-        system: name of the card.
-        sampler: a row of METHODS with a sampler, shown in `forecast.zarr` and in the field panels.
-        preset: name of the preset.
-        data: evaluate on these files, not on the generated test split.
-        methods: rows of the table, where not those of the preset.
-        steps: sampler steps of the row `sampler`.
-        members: ensemble size.
-        lead: number of leads.
-        seed: of training and of forecasts.
-        device: "cpu" or "cuda".
-        out: folder of the results.
-        retrain: train again.
-    """
-
-    system: str
-    sampler: str | None = None
-    preset: str | None = None
-    data: Path | None = None
-    methods: tuple[str, ...] | None = None
-    steps: int | None = None
-    members: int | None = None
-    lead: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    out: Path | None = None
-    retrain: bool = False
 
 
 def run(options: Options) -> Results:
@@ -299,7 +266,9 @@ class Job:
         )
         if focus:
             forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
-        ds = ev.evaluate(forecasts, self.truth, emulator, self.options.seed)
+        example: list[Tensor] = []
+        ds = ev.evaluate(noted(forecasts, example), self.truth, emulator, self.options.seed)
+        ds["example"] = ("lead_time", "field", *self.system.grid.names), torch.stack(example).numpy()
         rate = statistics.median(seconds) / (self.truth.initial.sizes["sample"] * members)
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
         return self._keep(name, ds)
@@ -344,6 +313,8 @@ class Job:
             "device": self.options.device,
             "data": str(self.options.data) if self.options.data else "generated",
             "split": self.split,
+            "command": self.options.command(),
+            "runs": self.runs.root.name,
         }
 
 
@@ -357,6 +328,13 @@ def developed(ds: xr.Dataset, system: System) -> xr.Dataset:
         raise InputError(f"the data end at t = {float(ds['time'][-1]):g}, before the spin-up of {spin_up:g} is over")
     LOGGER.info("skipping the spin-up: %d frames before t = %g", ds.sizes["time"] - kept.sizes["time"], spin_up)
     return kept
+
+
+def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor]:
+    """Pass forecasts on and keep the first member of the first initial condition, (C, *S) per lead."""
+    for u in forecasts:
+        example.append(u[0, 0].clone())
+        yield u
 
 
 def stored(

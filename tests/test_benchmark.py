@@ -15,14 +15,14 @@ from pathlib import Path
 
 import h5py
 import matplotlib.image
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
-from physinterp import benchmark, cli, metrics, plot, runs, train, tune
+from physinterp import benchmark, cli, metrics, plot, runs, terminal, train, tune
 from physinterp.benchmark import Options, run
 from physinterp.config import Benchmark, Training, load_benchmark
 from physinterp.data import well
@@ -126,8 +126,19 @@ def test_a_short_training_beats_persistence(document):
 
 
 def test_plots_are_pictures_of_something(tiny):
-    names = sorted(p.name for p in tiny[0].out.glob("*.png"))
-    assert names == ["crps.png", "error.png", "fields_vorticity.png", "spectra_lead_0.4.png", "spectra_lead_1.2.png"]
+    names = {p.name for p in tiny[0].out.glob("*.png")}
+    assert names == {f"{name}.png" for name, _, _ in tiny[1].gallery()}
+    expected = {
+        "error",
+        "crps",
+        "accuracy",
+        "pareto",
+        "spectra_lead_0.4",
+        "spectra_lead_1.2",
+        "spread_vorticity",
+        "fields_vorticity",
+    }
+    assert {f"{name}.png" for name in expected} <= names
     for name in names:
         image = matplotlib.image.imread(tiny[0].out / name)[..., :3]
         assert min(image.shape[:2]) > 200 and image.std() > 0.03, name
@@ -155,7 +166,7 @@ def test_forecasts_and_truth_are_stored_and_give_the_scores(tiny, document):
 def test_the_table_and_the_notes(tiny, capsys):
     from rich.console import Console
 
-    tiny[1].show(Console(width=200))
+    terminal.show(tiny[1], Console(width=200))
     text = capsys.readouterr().out
     for name in (
         "persistence",
@@ -169,12 +180,12 @@ def test_the_table_and_the_notes(tiny, capsys):
         "over the row fno",
     ):
         assert name in text
-    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "best CRPS: " in text
+    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "Smallest CRPS at lead 0.4: " in text
 
 
 def test_the_tables_of_ratios(tiny, document):
     """One for each deterministic row, of all other learned rows."""
-    _, other, *ratios = tiny[1].tables()
+    _, other, *ratios = terminal.tables(tiny[1])
     learned = [name for name in document["methods"] if name not in ("persistence", "climatology")]
     found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in document["comparisons"]}
     for over, table in zip(("deterministic", "fno"), sorted(ratios, key=lambda t: t.title), strict=True):
@@ -203,8 +214,8 @@ def forbid(monkeypatch) -> None:
 
 def blank(monkeypatch) -> None:
     """Empty plots, which are drawn faster."""
-    for name in ("spectra", "error_growth", "panels"):
-        monkeypatch.setattr(plot, name, lambda *args: plt.figure(figsize=(1, 1)))
+    for name in ("accuracy", "error_budget", "error_growth", "panels", "pareto", "rank_histogram", "spectra", "spread"):
+        monkeypatch.setattr(plot, name, lambda *args, **options: Figure(figsize=(1, 1)))
 
 
 def test_a_second_run_reuses_everything(tiny, monkeypatch, caplog, session_home):
@@ -324,7 +335,7 @@ def test_provenance_beside_the_weights(small, tmp_path, fresh_home):
 
 def test_no_table_of_ratios_without_a_deterministic_row(small, tmp_path):
     found = run(Options("kolmogorov", methods=("persistence", "si-em"), out=tmp_path / "out"))
-    assert found.document["comparisons"] == [] and len(found.tables()) == 2
+    assert found.document["comparisons"] == [] and len(terminal.tables(found)) == 2
 
 
 def test_options_change_what_they_say(small, tmp_path, monkeypatch):
@@ -689,7 +700,7 @@ def interrupt_after(calls: int, function):
         (runs, "save_tensors", 1),
         (tune.Validation, "spread_skill", 2),  # between two candidates of the calibration
         (xr.Dataset, "to_zarr", 1),  # between two leads
-        (Results, "_plots", 0),
+        (Results, "gallery", 0),
     ],
 )
 def test_ctrl_c(command, small, uninterrupted, fresh_home, tmp_path, monkeypatch, target, name, calls):

@@ -21,7 +21,7 @@ LINES = 400
 
 # Data flow in one direction: a module imports only what stands in an earlier line, or beside it in its own line.
 ORDER = (
-    ("errors", "types"),
+    ("errors", "options", "types"),
     ("checkpoint",),
     ("grid",),
     ("system",),
@@ -38,12 +38,15 @@ ORDER = (
     ("methods",),
     ("emulator",),
     ("evaluate", "table"),
+    ("budget",),
     ("train",),
     ("runs",),
     ("tune",),
     ("doctor",),
-    ("plot",),
+    ("plan", "plot"),
     ("results",),
+    ("summary",),
+    ("report", "terminal"),
     ("benchmark",),
     ("cli",),
 )
