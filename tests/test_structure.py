@@ -29,6 +29,10 @@ ORDER = (
     ("solvers",),
     ("data",),
     ("fields",),
+    ("layout", "noise"),
+    ("initial",),
+    ("watchdog",),
+    ("store",),
     ("calibration", "interpolant", "metrics", "optim"),
     ("samplers",),
     ("model",),
@@ -45,6 +49,7 @@ ORDER = (
     ("plot",),
     ("results",),
     ("benchmark",),
+    ("forecast",),
     ("cli",),
 )
 
@@ -188,7 +193,7 @@ def test_public_names():
     from physinterp.samplers import SAMPLERS
     from physinterp.solvers import SOLVERS
 
-    assert callable(physinterp.open_dataset) and isinstance(physinterp.Emulator, type)
+    assert callable(physinterp.open_dataset) and callable(physinterp.load) and isinstance(physinterp.Emulator, type)
     assert all(isinstance(kind, type) for kind in (BrownianInterpolant, LinearInterpolant, QuadraticInterpolant))
     for table in (ADAPTERS, METHODS, METRICS, SAMPLERS, SOLVERS):
         assert type(table) is dict and table and all(isinstance(name, str) for name in table)
