@@ -222,6 +222,35 @@ def plan(
         _console().print(totals)
 
 
+@app.command()
+def forecast(
+    model: Annotated[str, typer.Argument(help="Folder of a trained model, or rbc or rbc/interpolant-identity-unet.")],
+    init: Annotated[
+        Path, typer.Option(help="Initial states: netCDF or zarr, a forecast to continue, or data of the system.")
+    ],
+    out: Annotated[Path, typer.Option(help="The zarr store to write.")],
+    steps: Annotated[int, typer.Option(min=1, help="Leads.")] = 10,
+    members: Annotated[int | None, typer.Option(min=1, help="Ensemble size. Default: 16, 1 if deterministic.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise. Default: 0, or that of a forecast continued.")] = None,
+    time: Annotated[int | None, typer.Option(help="Frame of --init, from 0. Default: the first after the spin-up.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Such as si-em. Default: as tuned or calibrated.")] = None,
+    sampler_steps: Annotated[int | None, typer.Option(min=1, help="Of --sampler. Default: the preset's.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Kept by tune: accurate, balanced or spectral.")] = None,
+    layout: Annotated[str, typer.Option(help="physinterp or weatherbench.")] = "physinterp",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a forecast at --out.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Forecast from the states in a file with a trained model, into a zarr store that is written on the way."""
+    with _interruptible():
+        from physinterp.forecast import initial_state, load
+
+        emulator = load(model, sampler, sampler_steps, setting, device)
+        state = initial_state(init, emulator.system, time)
+        ds = emulator.forecast(state, steps, members, seed, out, overwrite=overwrite, layout=layout)
+        sizes = ", ".join(f"{name} {size}" for name, size in ds[emulator.system.field_names[0]].sizes.items())
+        _console().print(f"{out}: {sizes}", soft_wrap=True, highlight=False)
+
+
 def _console() -> Console:
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 175  # piped: wide enough for the tables
     return Console(width=width)

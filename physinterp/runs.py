@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from physinterp.baselines.deterministic import Deterministic
 from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
 from physinterp.config import Preset, Training, home
 from physinterp.data import open_dataset
-from physinterp.data.statistics import statistics
+from physinterp.data.statistics import Statistics, statistics
 from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
@@ -60,10 +60,18 @@ class Runs:
         seed: of weights, batches and noise in training.
         device: where to train.
         root: folder of the models, where it is not that of the preset.
+        known: statistics of the training split, where they are known; else the data are opened for them.
     """
 
     def __init__(
-        self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu", root: Path | None = None
+        self,
+        system: System,
+        preset: Preset,
+        name: str,
+        seed: int = 0,
+        device: str = "cpu",
+        root: Path | None = None,
+        known: Statistics | None = None,
     ) -> None:
         self.system = system.with_grid(preset.shape) if preset.shape else system
         self.preset, self.seed, self.device = preset, seed, device
@@ -72,6 +80,7 @@ class Runs:
             raise InputError(f"step {preset.step:g} is no multiple of the card's dt = {system.dt:g}; choose one that is")
         self.root = root or home() / "runs" / f"{system.name}-{name}-{self.key}"
         self.latents = home() / "latents" / self.root.name
+        self._known = known
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
         self._packed: dict[str, tuple[Tensor, Tensor]] = {}
@@ -93,9 +102,10 @@ class Runs:
         name = ModelName.parse(folder.name)
         try:
             system, preset, seed = System(**found["system"]), Preset(**found["preset"]), int(found["seed"])
+            measured = Statistics.from_dict(found["statistics"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{note} is damaged ({type(error).__name__}): delete its folder, and train again") from error
-        return cls(system, preset, folder.parent.name, seed, device, folder.parent), name
+        return cls(system, preset, folder.parent.name, seed, device, folder.parent, measured), name
 
     def discard(self) -> None:
         """Delete weights, latents and scores of earlier runs of this preset and seed; the data stay."""
@@ -117,7 +127,8 @@ class Runs:
     def stack(self) -> FieldStack:
         """Fields to tensors, with the statistics of the training split."""
         names = self.system.field_names
-        return FieldStack(self.system.fields, self.system.grid, statistics(self.open("train"), names, self.stride))
+        known = self._known or statistics(self.open("train"), names, self.stride)
+        return FieldStack(self.system.fields, self.system.grid, known)
 
     def packed(self, split: str) -> tuple[Tensor, Tensor]:
         """Normalised states (N, T, C, *S) and parameters (N, P) of a split."""
@@ -172,6 +183,10 @@ class Runs:
         """Short hash of the trained weights, None where there are none yet."""
         return digest(self.folder(str(name)) / "weights.safetensors")
 
+    def trained(self, name: ModelName | str) -> bool:
+        """Whether there are weights, and the note that says what they are."""
+        return all((self.folder(str(name)) / file).is_file() for file in ("weights.safetensors", "model.json"))
+
     def codec(self, name: str) -> Autoencoder | Identity:
         """A trained codec."""
         torch.manual_seed(self.seed)
@@ -199,7 +214,7 @@ class Runs:
         """A trained model."""
         key = str(name)
         if key not in self._trained:
-            model = self._untrained(name)
+            model = self._untrained(name, measured=not self.trained(key))
             self._trained[key] = self._ready(key, model, lambda folder: self._train(name, model, folder))
         return self._trained[key]  # type: ignore[return-value]
 
@@ -208,19 +223,28 @@ class Runs:
         record = load_json(self.folder(str(name)) / "model.json")
         return record | {"reused": str(name) in self._reused}
 
-    def emulator(self, codec: nn.Module, stepper: nn.Module, correlation: float = 0.0) -> Emulator:
+    def emulator(
+        self,
+        codec: nn.Module,
+        stepper: nn.Module,
+        correlation: float = 0.0,
+        provenance: Mapping[str, str | int | float] | None = None,
+    ) -> Emulator:
         """The emulator of a codec and a stepper, with noise of a correlation between steps."""
         p = self.preset
         codec, stepper = codec.to(self.device), stepper.to(self.device)
         return Emulator(
-            self.system, self.stack, codec, stepper, p.step, p.micro_batch, self.device, correlation  # type: ignore[arg-type]
+            self.system, self.stack, codec, stepper, p.step, p.micro_batch, self.device, correlation,  # type: ignore[arg-type]
+            provenance=provenance,
         )  # fmt: skip
 
-    def _untrained(self, name: ModelName) -> Model:
-        pairs = self.pairs("train", name.codec)
+    def _untrained(self, name: ModelName, measured: bool = True) -> Model:
+        """A model to be trained; or, with a scale that is not measured, to take weights, which hold it: no data are read."""
+        codec = self.codec(name.codec)
+        shape = codec.latent_channels, *codec.latent_shape(self.system.grid.shape)
+        scale = self.pairs("train", name.codec).difference_std() if measured else torch.ones(shape[0])
         torch.manual_seed(self.seed)
-        shape = pairs.states.shape[2:]
-        return make_model(name, self.system, self.preset, shape, pairs.difference_std()).to(self.device)
+        return make_model(name, self.system, self.preset, shape, scale).to(self.device)
 
     def _train(self, name: ModelName, model: Model, folder: Path) -> dict[str, Any]:
         plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
@@ -288,7 +312,7 @@ class Runs:
         """Load the weights of a network, or train and save them."""
         folder = self.folder(key)
         weights, note = folder / "weights.safetensors", folder / "model.json"
-        if weights.exists() and note.exists():
+        if self.trained(key):
             LOGGER.info("%s: weights of an earlier run", key)
             with reading(weights):
                 network.load_state_dict(load_tensors(weights, self.device))

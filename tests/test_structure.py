@@ -29,6 +29,10 @@ ORDER = (
     ("solvers",),
     ("data",),
     ("fields",),
+    ("layout", "noise"),
+    ("initial",),
+    ("watchdog",),
+    ("store",),
     ("calibration", "interpolant", "metrics", "optim"),
     ("samplers",),
     ("model",),
@@ -48,6 +52,7 @@ ORDER = (
     ("summary",),
     ("report", "terminal"),
     ("benchmark",),
+    ("forecast",),
     ("cli",),
 )
 
@@ -191,7 +196,7 @@ def test_public_names():
     from physinterp.samplers import SAMPLERS
     from physinterp.solvers import SOLVERS
 
-    assert callable(physinterp.open_dataset) and isinstance(physinterp.Emulator, type)
+    assert callable(physinterp.open_dataset) and callable(physinterp.load) and isinstance(physinterp.Emulator, type)
     assert all(isinstance(kind, type) for kind in (BrownianInterpolant, LinearInterpolant, QuadraticInterpolant))
     for table in (ADAPTERS, METHODS, METRICS, SAMPLERS, SOLVERS):
         assert type(table) is dict and table and all(isinstance(name, str) for name in table)
