@@ -33,6 +33,7 @@ FLOAT = 4  # bytes
 COPIES = 6  # of the parameters in training: weights, gradient, two moments, moving average, the best so far
 SCORING = 6  # copies of one lead's forecasts in single precision that the scores take
 BATCH = 16  # trajectories that the solver advances together
+QUICK = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -84,36 +85,45 @@ class Plan:
         codec = make_codec(name, self.system, self.preset)
         if not isinstance(codec, Autoencoder):
             raise TypeError(f"{name} is no codec that is trained")
-        x = torch.randn(1, len(self.system.fields), *self.system.grid.shape)
-        measured = _measure(lambda: codec.loss(x, self._conditioning()))
-        return self._network(f"codec-{name}", codec, measured, self.preset.training.codec)
+
+        def loss(size: int) -> Tensor:
+            return codec.loss(torch.randn(size, len(self.system.fields), *self.system.grid.shape), self._conditioning(size))
+
+        return self._network(f"codec-{name}", codec, loss, self.preset.training.codec)
 
     def _model(self, name: ModelName, only_trunk: bool = False) -> Network:
         """A model, or its share of the training until others branch off."""
-        model, x = self._built(name)
+        model, shape = self._built(name)
         generator = torch.Generator().manual_seed(0)
-        measured = _measure(lambda: model.loss(x, x.roll(1, -2), self._conditioning(), generator))
+
+        def loss(size: int) -> Tensor:
+            x0, x1 = torch.randn(2, size, *shape)
+            return model.loss(x0, x1, self._conditioning(size), generator)
+
         t = self.preset.training
         share = 1.0 if name.codec == "identity" else 1 - t.codec
         share *= t.trunk if only_trunk else 1 if name.trunk is None else 1 - t.trunk
-        return self._network(str(name), model, measured, share)
+        return self._network(str(name), model, loss, share)
 
-    def _built(self, name: ModelName) -> tuple[Model, Tensor]:
-        """A model and a random state for it."""
+    def _built(self, name: ModelName) -> tuple[Model, tuple[int, ...]]:
+        """A model and the shape of its states."""
         codec = make_codec(name.codec, self.system, self.preset)
         shape = (codec.latent_channels, *codec.latent_shape(self.system.grid.shape))
         torch.manual_seed(0)
-        return make_model(name, self.system, self.preset, shape, torch.ones(shape[0])), torch.randn(1, *shape)
+        return make_model(name, self.system, self.preset, shape, torch.ones(shape[0])), shape
 
-    def _network(self, name: str, network: torch.nn.Module, measured: tuple[int, float], share: float) -> Network:
-        activations, seconds = measured
+    def _network(self, name: str, network: torch.nn.Module, loss: Callable[[int], Tensor], share: float) -> Network:
+        """A network that has a share of the budget; a budget of steps takes as long as its steps."""
         t, ready = self.preset.training, self.runs.weights(name) is not None
-        whole = t.seconds if t.seconds is not None else (t.steps or 0) * t.batch * seconds
         count = sum(p.numel() for p in network.parameters())
-        return Network(name, count, activations, 0.0 if ready else share * whole, ready)
+        if t.seconds is not None:
+            whole = t.seconds
+        else:
+            whole = (t.steps or 0) * t.batch * _seconds(lambda size: loss(size).backward(), t.batch)
+        return Network(name, count, _kept(loss), 0.0 if ready else share * whole, ready)
 
-    def _conditioning(self) -> Conditioning:
-        return Conditioning(torch.zeros(1, len(self.system.parameters)))
+    def _conditioning(self, size: int) -> Conditioning:
+        return Conditioning(torch.zeros(size, len(self.system.parameters)))
 
     # sizes ---------------------------------------------------------------------------------------------------------
 
@@ -199,20 +209,23 @@ class Plan:
             name = model_name(row, self.preset)
             if name is None:
                 continue
-            model, x = self._built(name)
-            sampler = make_sampler(row, model, self.preset.steps)
-            step = SampledStepper(model, sampler).eval()
+            model, shape = self._built(name)
+            step = SampledStepper(model, make_sampler(row, model, self.preset.steps)).eval()
             states = self.cases if row.deterministic else self.cases * self.preset.members + valid
-            yield self.preset.lead * states * self._seconds(step, x)
+            yield self.preset.lead * states * self._step(step, shape)
 
-    def _seconds(self, step: SampledStepper, x: Tensor) -> float:
-        """Of one physical step of one state."""
-        with torch.inference_mode():
-            return _time(lambda: step(x, self._conditioning(), noise=lambda k: torch.randn_like(x)))
+    @torch.inference_mode()
+    def _step(self, step: SampledStepper, shape: tuple[int, ...]) -> float:
+        """Seconds of one physical step of one state."""
+
+        def run(size: int) -> Tensor:
+            return step(torch.randn(size, *shape), self._conditioning(size), noise=lambda k: torch.randn(size, *shape))
+
+        return _seconds(run, self.preset.micro_batch)
 
 
-def _measure(loss: Callable[[], Tensor]) -> tuple[int, float]:
-    """Bytes that a training step keeps for its backward pass, and the seconds that it takes."""
+def _kept(loss: Callable[[int], Tensor]) -> int:
+    """Bytes that the loss of one state keeps for its backward pass."""
     sizes: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -221,19 +234,21 @@ def _measure(loss: Callable[[], Tensor]) -> tuple[int, float]:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        value = loss()
-    value.backward()
-    return sum(sizes.values()), _time(lambda: loss().backward())
+        loss(1)
+    return sum(sizes.values())
 
 
-def _time(call: Callable[[], object], repeats: int = 3) -> float:
-    """The fewest seconds that a call takes."""
-    taken = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return min(taken)
+def _seconds(run: Callable[[int], object], size: int) -> float:
+    """Seconds per state: of a batch where that is quick, else of one state."""
+    run(1)  # the first call is slower
+    one = _time(lambda: run(1))
+    return one if one * size > QUICK else _time(lambda: run(size)) / size
+
+
+def _time(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
 
 
 def _rate(made: recipe.Recipe) -> float:
@@ -242,6 +257,4 @@ def _rate(made: recipe.Recipe) -> float:
     dtype = getattr(torch, made.dtype)
     solver = SOLVERS[made.solver](shape=made.shape, length=made.length, dtype=dtype, device="cpu", **arguments)
     state = solver.advance(solver.initial(range(BATCH)), made.dt)
-    begun = time.perf_counter()
-    solver.advance(state, made.dt)
-    return (time.perf_counter() - begun) / (made.dt * BATCH)
+    return _time(lambda: solver.advance(state, made.dt)) / (made.dt * BATCH)

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from artificial import LEADS, ROWS, SYSTEM, results
+from artificial import LEADS, ROWS, SYSTEM
 from matplotlib.animation import Animation
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -26,9 +26,9 @@ from physinterp.results import PLOTS, Choice, Results
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> Results:
+def found(artificial_results) -> Results:
     """The results as another process finds them."""
-    return Results.open(results(tmp_path_factory.mktemp("results")).folder)
+    return Results.open(artificial_results)
 
 
 @pytest.fixture(scope="module")

@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 import xarray as xr
 from artificial import LEADS, ROWS, SAMPLES, SYSTEM, WEIGHTS, results
+from matplotlib.figure import Figure
 from PIL import Image
 from toy import KOLMOGOROV
 
-from physinterp import benchmark, cli, report
+from physinterp import benchmark, cli, plot, report
 from physinterp.checkpoint import digest
 from physinterp.config import load_benchmark
 from physinterp.methods import ModelName, make_model
 from physinterp.options import Options
 from physinterp.plan import Plan
 from physinterp.plot.style import scale
-from physinterp.results import PLOTS, Results
+from physinterp.results import PLOTS, Choice, Results
 from physinterp.summary import summary
 from physinterp.table import ratio, with_mean
 from physinterp.terminal import tables
@@ -36,18 +37,21 @@ needs_browser = pytest.mark.skipif(browser.EXECUTABLE is None, reason="no Chromi
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Results:
-    return results(tmp_path_factory.mktemp("results"))
+def found(artificial_results) -> Results:
+    return Results.open(artificial_results)
 
 
 @pytest.fixture(scope="module")
-def found(written) -> Results:
-    return Results.open(written.folder)
+def file(found, tmp_path_factory) -> Path:
+    """The page, with empty plots, which are drawn faster."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Results, "draw", lambda *args: Figure(figsize=(1, 1)))
+        return report.write(found, tmp_path_factory.mktemp("page") / "report.html")
 
 
 @pytest.fixture(scope="module")
-def page(found) -> str:
-    return report.write(found).read_text(encoding="utf-8")
+def page(file) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -57,9 +61,9 @@ def without_plots(monkeypatch) -> None:
 
 
 @pytest.fixture
-def copy(written, tmp_path) -> Path:
+def copy(artificial_results, tmp_path) -> Path:
     """The folder in a place of its own, to be damaged."""
-    return shutil.copytree(written.folder, tmp_path / "copy")
+    return shutil.copytree(artificial_results, tmp_path / "copy")
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ def command(monkeypatch, capsys):
 # results -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_evaluations_come_back(written, found):
+def test_the_evaluations_come_back(tmp_path):
+    written = results(tmp_path)
+    found = Results.open(tmp_path)
     assert list(found.scores) == list(ROWS) and list(found.floors) == ["dcae"]
     for name, ds in written.scores.items():
         xr.testing.assert_equal(ds, found.scores[name])
@@ -113,7 +119,7 @@ def test_a_member_of_every_row_is_kept(found):
         assert dict(found.member(name).sizes) == {"lead_time": LEADS, "x": 16, "y": 8}
 
 
-def test_results_are_complete_or_not(written, copy):
+def test_results_are_complete_or_not(copy):
     def complete(key: str = "key", weights: dict = WEIGHTS) -> bool:
         return Results(copy, key, {}).complete(weights)
 
@@ -353,11 +359,14 @@ def test_a_page_without_fields(copy, without_plots):
 # commands ----------------------------------------------------------------------------------------------------------
 
 
-def test_plot(command, copy, tmp_path):
-    code, out, _ = command("plot", copy, "fields", "--field", "velocity_x", "--method", "fno", "--out", tmp_path / "a.png")
+def test_plot(command, copy, tmp_path, monkeypatch):
+    code, out, _ = command("plot", copy, "accuracy", "--lead", 2, "--out", tmp_path / "a.png")
     assert code == 0 and out.strip() == str(tmp_path / "a.png") and (tmp_path / "a.png").stat().st_size > 1000
-    code, out, _ = command("plot", copy, "animation")
-    assert code == 0 and (copy / "animation.gif").read_bytes().startswith(b"GIF")
+    asked = []
+    monkeypatch.setattr(Results, "draw", lambda self, *what: asked.append(what))
+    monkeypatch.setattr(plot, "save", lambda drawn, path: asked.append(path))
+    code, out, _ = command("plot", copy, "animation", "--field", "velocity_x", "--method", "fno")
+    assert code == 0 and asked == [("animation", Choice("velocity_x", 2.5, "fno")), copy / "animation.gif"]
 
 
 @pytest.mark.parametrize(
@@ -390,10 +399,10 @@ def test_report(command, copy, tmp_path, without_plots):
     )
 
 
-def test_demo(command, written, monkeypatch, tmp_path, without_plots):
+def test_demo(command, copy, monkeypatch, tmp_path, without_plots):
     """The loop itself is that of the benchmark; here what it is asked, and the page."""
     asked = []
-    monkeypatch.setattr(benchmark, "run", lambda options: asked.append(options) or Results.open(written.folder))
+    monkeypatch.setattr(benchmark, "run", lambda options: asked.append(options) or Results.open(copy))
     code, out, _ = command("demo", "--out", tmp_path)
     assert code == 0 and asked == [Options("kolmogorov", sampler="si-em", preset="demo", out=tmp_path)]
     path = Path(out.strip().splitlines()[-1].removeprefix("the page: "))
@@ -468,10 +477,10 @@ def test_plans_of_nothing(command, arguments, message):
 
 
 @pytest.fixture(scope="module")
-def chromium(page, written):
+def chromium(file):
     """The page, opened."""
     here = browser.Browser()
-    here.open(written.folder / "report.html")
+    here.open(file)
     yield here
     here.close()
 
