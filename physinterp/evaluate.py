@@ -79,7 +79,7 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
         leads, starts: steps of truth, and initial conditions per trajectory.
         dt: physical time of a step.
     Raises:
-        InputError: the trajectories are too short.
+        InputError: the trajectories are too short, or `stride` frames are not `dt` apart.
     """
     last = ds.sizes["time"] - 1 - leads * stride
     if last < 0:
@@ -87,6 +87,9 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
             f"{ds.sizes['time']} frames are too few for {leads} leads of {stride} frames: ask for a lead of at most "
             f"{(ds.sizes['time'] - 1) // stride}"
         )
+    apart = float(ds["time"][stride] - ds["time"][0])
+    if abs(apart - dt) > 1e-3 * dt:
+        raise InputError(f"{stride} frames are {apart:g} apart, the step is {dt:g}: take a stride of {stride * dt / apart:g}")
     first = np.unique(np.linspace(0, last, starts).round().astype(int))
     initial, truth = [], []
     for start in first:

@@ -71,6 +71,11 @@ def test_too_few_frames():
         ev.cases(dataset(RBC, frames=6), 2, 3, 1, 0.5)
 
 
+def test_a_stride_that_is_not_the_step():
+    with pytest.raises(InputError, match="1 frames are 0.25 apart, the step is 0.5: take a stride of 2"):
+        ev.cases(dataset(RBC, frames=6), 1, 3, 1, 0.5)
+
+
 def test_values_that_are_not_finite_are_found_in_the_truth(truth):
     truth.check(RBC.field_names)
     ds = dataset(RBC, samples=2, frames=11)
