@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,8 @@ from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
+STAMP = ".stamp"  # in a forecast store: which evaluation it belongs to; written last
+VALUES = 2**25  # of a field at a point, forecast and scored together
 CASES = 8  # initial conditions at least, where the data come from the user
 
 
@@ -260,18 +263,45 @@ class Job:
         emulator, row, record = self.emulator(name)
         members = 1 if row.deterministic else self.preset.members
         LOGGER.info("%s: forecasting %d cases x %d members", name, self.truth.initial.sizes["sample"], members)
-        seconds: list[float] = []
-        forecasts: Iterable[Tensor] = ev.physical(
-            emulator, self.truth, self.preset.lead, members, self.options.seed, seconds
-        )
         if focus:
-            forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
+            seconds = self._store(emulator, members, store, path.stem, name)
+            written = xr.open_zarr(store, consolidated=False)
+        parts, rates, first = [], [], 0
         example: list[Tensor] = []
-        ds = ev.evaluate(noted(forecasts, example), self.truth, emulator, self.options.seed)
+        for part in self.truth.parts(self._at_once(members)):
+            count, times = part.initial.sizes["sample"], list[float]()
+            if focus:
+                forecasts = ev.read(written.isel(sample=slice(first, first + count)), self.system)
+            else:
+                forecasts = ev.physical(emulator, part, self.preset.lead, members, self.options.seed, times)
+            forecasts = forecasts if first else noted(forecasts, example)
+            parts.append(ev.evaluate(forecasts, part, emulator, self.options.seed))
+            rates += [t / (count * members) for t in times]
+            first += count
+        ds = ev.together(parts)
         ds["example"] = ("lead_time", "field", *self.system.grid.names), torch.stack(example).numpy()
-        rate = statistics.median(seconds) / (self.truth.initial.sizes["sample"] * members)
+        rate = seconds / (first * members * self.preset.lead) if focus else statistics.median(rates)
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
         return self._keep(name, ds)
+
+    def _at_once(self, members: int) -> int:
+        """Cases that are forecast and scored together: their number does not decide the memory."""
+        return max(1, VALUES // (members * len(self.system.fields) * math.prod(self.system.grid.shape)))
+
+    def _store(self, emulator: Emulator, members: int, path: Path, stamp: str, name: str) -> float:
+        """Write the forecast of all cases, with the truth in the group `truth`; returns the seconds of the forecast."""
+        if path.exists():
+            shutil.rmtree(path)
+        begun = time.perf_counter()
+        initial = self.truth.initial.assign_attrs(method=name)
+        emulator.forecast(initial, self.preset.lead, members, self.options.seed, out=path)
+        seconds = time.perf_counter() - begun
+        trajectory = ("sample", self.truth.initial["trajectory"].values.astype(object))  # zarr has no fixed-width strings
+        truth = self.truth.truth.drop_attrs().drop_encoding().chunk(sample=1, lead_time=-1)
+        truth.assign_coords(trajectory=trajectory).to_zarr(path, group="truth", mode="a", consolidated=False, zarr_format=2)
+        with replacing(path / STAMP) as part:
+            part.write_text(stamp)
+        return seconds
 
     def floor(self, codec: str) -> xr.Dataset:
         """The evaluation of a codec alone."""
@@ -337,31 +367,9 @@ def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor
         yield u
 
 
-def stored(
-    forecasts: Iterable[Tensor], emulator: Emulator, truth: ev.Cases, path: Path, stamp: str, name: str
-) -> Iterator[Tensor]:
-    """Pass forecasts on and write them, lead by lead, with the truth in the group `truth`; whole or not at all."""
-    trajectory = ("sample", truth.initial["trajectory"].values.astype(object))  # zarr has no fixed-width strings
-    with replacing(path) as part:
-        for k, u in enumerate(forecasts):
-            lead = [(k + 1) * emulator.dt]
-            coords: dict[str, Any] = {"sample": range(len(u)), "member": range(u.shape[1]), "lead_time": lead}
-            ds = emulator.stack.unpack(emulator.stack.normalise(u).unsqueeze(2), coords)
-            ds = ds.assign_coords(trajectory=trajectory)
-            ds.attrs = {"stamp": stamp, "method": name, "system": emulator.system.name}
-            how: dict[str, Any] = {"append_dim": "lead_time"} if k else {"mode": "w"}
-            ds.to_zarr(part, consolidated=False, **how)
-            yield u
-        whole = truth.truth.drop_attrs().drop_encoding().chunk(sample=1, lead_time=-1).assign_coords(trajectory=trajectory)
-        whole.to_zarr(part, group="truth", mode="a", consolidated=False)
-
-
 def _stamp(path: Path) -> str | None:
-    """Which evaluation a forecast store belongs to."""
-    if not path.exists():
-        return None
-    with reading(path), xr.open_zarr(path, consolidated=False) as ds:
-        return ds.attrs.get("stamp")
+    """Which evaluation a complete forecast store belongs to."""
+    return (path / STAMP).read_text() if (path / STAMP).is_file() else None
 
 
 def _newest(path: Path) -> float:

@@ -89,7 +89,9 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
         )
     apart = float(ds["time"][stride] - ds["time"][0])
     if abs(apart - dt) > 1e-3 * dt:
-        raise InputError(f"{stride} frames are {apart:g} apart, the step is {dt:g}: take a stride of {stride * dt / apart:g}")
+        raise InputError(
+            f"{stride} frames are {apart:g} apart, the step is {dt:g}: take a stride of {stride * dt / apart:g}"
+        )
     first = np.unique(np.linspace(0, last, starts).round().astype(int))
     initial, truth = [], []
     for start in first:
@@ -323,6 +325,12 @@ def physical(
         if seconds is not None:
             seconds.append(time.perf_counter() - begun)
         yield emulator.stack.denormalise(z)
+
+
+def read(forecast: xr.Dataset, system: System) -> Iterator[Tensor]:
+    """A forecast in xarray, dims (sample, member, lead_time, *space), as one tensor (N, M, C, *S) per lead."""
+    for k in range(forecast.sizes["lead_time"]):
+        yield _tensor(forecast.isel(lead_time=k), system.field_names, system.grid, "sample")
 
 
 def floor(emulator: Emulator, truth: Cases, leads: int) -> Iterator[Tensor]:

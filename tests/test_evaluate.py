@@ -72,7 +72,7 @@ def test_too_few_frames():
 
 
 def test_a_stride_that_is_not_the_step():
-    with pytest.raises(InputError, match="1 frames are 0.25 apart, the step is 0.5: take a stride of 2"):
+    with pytest.raises(InputError, match=r"1 frames are 0\.25 apart, the step is 0\.5: take a stride of 2"):
         ev.cases(dataset(RBC, frames=6), 1, 3, 1, 0.5)
 
 
