@@ -22,7 +22,6 @@ from torch import Tensor
 
 from physinterp import evaluate as ev
 from physinterp.config import load_benchmark
-from physinterp.emulator import Emulator, SampledStepper
 from physinterp.methods import OBJECTIVES, ModelName
 from physinterp.runs import Runs
 from physinterp.system import load_system
@@ -54,14 +53,9 @@ def scores(runs: Runs, name: ModelName, setting: Setting | None, members: int) -
     """Scores on the validation split, per lead and case."""
     headline = load_benchmark(runs.system.name).headline
     validation = Validation(runs, name, headline, max(LEADS))
-    emulator = validation.emulator(setting) if setting else twin(runs, name)
+    emulator = validation.emulator(setting) if setting else runs.sampled(name, None)
     forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1)
     return with_mean(ev.evaluate(forecasts, validation.cases, emulator), headline).sel(field=MEAN)
-
-
-def twin(runs: Runs, name: ModelName) -> Emulator:
-    """The emulator of the deterministic twin."""
-    return runs.emulator(runs.codec(name.codec), SampledStepper(runs.model(name), None))
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import xarray as xr
+import zarr
 from torch import Tensor, nn
 
 from physinterp import __version__, metrics
@@ -31,10 +32,10 @@ from physinterp import data as datasets
 from physinterp import evaluate as ev
 from physinterp.autoencoder import Identity
 from physinterp.baselines.reference import Climatology, Persistence
-from physinterp.checkpoint import fingerprint, reading, replacing
+from physinterp.checkpoint import fingerprint, load_json, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import generate
-from physinterp.emulator import Emulator, SampledStepper
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
 from physinterp.options import Options
@@ -45,7 +46,6 @@ from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
-STAMP = ".stamp"  # in a forecast store: which evaluation it belongs to; written last
 VALUES = 2**25  # of a field at a point, forecast and scored together
 CASES = 8  # initial conditions at least, where the data come from the user
 
@@ -246,7 +246,7 @@ class Job:
             record["seconds"] = record["seconds"] + codec_record["seconds"]
         record["evaluations"] = sampler.evaluations if sampler else 1
         if row.deterministic or row.sampler is None:
-            return self.runs.emulator(codec, SampledStepper(model, sampler)), row, record
+            return self.runs.sampled(what, sampler), row, record
         validation = Validation(self.runs, what, self.benchmark.headline, self.preset.lead)
         setting = calibrated(validation, row.sampler, sampler_steps(row, self.preset.steps))
         record |= {"temperature": setting.temperature, "correlation": setting.correlation}
@@ -299,8 +299,7 @@ class Job:
         trajectory = ("sample", self.truth.initial["trajectory"].values.astype(object))  # zarr has no fixed-width strings
         truth = self.truth.truth.drop_attrs().drop_encoding().chunk(sample=1, lead_time=-1)
         truth.assign_coords(trajectory=trajectory).to_zarr(path, group="truth", mode="a", consolidated=False, zarr_format=2)
-        with replacing(path / STAMP) as part:
-            part.write_text(stamp)
+        zarr.open_group(str(path), mode="r+").attrs["stamp"] = stamp  # last: the store is complete
         return seconds
 
     def floor(self, codec: str) -> xr.Dataset:
@@ -369,7 +368,7 @@ def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor
 
 def _stamp(path: Path) -> str | None:
     """Which evaluation a complete forecast store belongs to."""
-    return (path / STAMP).read_text() if (path / STAMP).is_file() else None
+    return load_json(path / ".zattrs").get("stamp") if (path / ".zattrs").is_file() else None
 
 
 def _newest(path: Path) -> float:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from physinterp import evaluate as ev
 from physinterp.checkpoint import load_json, reading, save_json
 from physinterp.config import load_benchmark
-from physinterp.emulator import Emulator, SampledStepper
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
 from physinterp.methods import Method, ModelName, make_sampler
@@ -109,7 +109,7 @@ class Validation:
         model = self.runs.model(self.name)
         row = Method(self.name.objective, setting.sampler)
         sampler = make_sampler(row, model, {setting.sampler: setting.steps}, setting.temperature)
-        return self.runs.emulator(self.runs.codec(self.name.codec), SampledStepper(model, sampler), setting.correlation)
+        return self.runs.sampled(self.name, sampler, setting.correlation)
 
     def spread_skill(self, setting: Setting, leads: int, members: int, seed: int = 1) -> list[float]:
         """Spread over skill of the headline fields per lead, in units of their standard deviation.

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -66,7 +67,8 @@ def test_every_row_of_the_preset_is_there(document):
 
 def test_schema_of_the_scores(document):
     for row in document["rows"]:
-        assert row.keys() == {"method", "field", "lead", "score", "value", "low", "high", "count"}
+        numbers, stated = {"value", "low", "high", "count"}, {"version", "grid", "weights", "eps"}
+        assert row.keys() == {"method", "field", "lead", "score"} | numbers | stated
         assert isinstance(row["lead"], float) and row["count"] == 2
         assert row["value"] is None or isinstance(row["value"], float)
         name = row["score"].removesuffix("_" + row["score"].rpartition("_")[2])
@@ -149,7 +151,8 @@ def test_forecasts_and_truth_are_stored_and_give_the_scores(tiny, document):
     store = tiny[0].out / "forecast.zarr"
     forecast = xr.open_zarr(store, consolidated=False)
     truth = xr.open_zarr(store, group="truth", consolidated=False)
-    assert dict(forecast.sizes) == {"sample": 2, "member": 3, "lead_time": 3, "x": 32, "y": 32}
+    assert dict(forecast.vorticity.sizes) == {"sample": 2, "member": 3, "lead_time": 3, "x": 32, "y": 32}
+    assert forecast.latent.shape[:2] == (2, 3) and forecast.attrs["sampler"] == "si-em"
     assert forecast.vorticity.dims == ("sample", "member", "lead_time", "x", "y")
     assert forecast.attrs["method"] == "si-em" and forecast.lead_time.values == pytest.approx([0.4, 0.8, 1.2])
     assert truth.vorticity.shape == (2, 3, 32, 32)
@@ -206,6 +209,19 @@ def test_the_tables_of_ratios(tiny, document):
 def test_nothing_half_written_is_left(tiny, session_home):
     for folder in (session_home, tiny[0].out):
         assert not [p for p in folder.rglob("*") if p.suffix in (".part", ".old", ".tmp") or ".partial." in p.name]
+
+
+def test_scores_do_not_depend_on_how_many_cases_are_held_at_once(tiny, monkeypatch, tmp_path):
+    options, results = tiny
+    monkeypatch.setattr(benchmark, "VALUES", 1)
+    job = benchmark.Job(replace(options, out=tmp_path / "other"))
+    monkeypatch.setattr(job, "_kept", lambda name: None)
+    monkeypatch.setattr(job, "_keep", lambda name, ds: ds)
+    tmp_path.joinpath("other").mkdir()
+    for name in ("si-em", "deterministic"):
+        found = job.scores(name)
+        for score in ("crps", "vrmse_mean", "spectrum", "mse_one_step", "example"):
+            np.testing.assert_allclose(found[score], results.scores[name][score], rtol=1e-5, err_msg=score)
 
 
 def forbid(monkeypatch) -> None:
@@ -442,7 +458,7 @@ def test_a_step_that_is_no_multiple(small, tmp_path):
 @needs_shared
 def test_data_of_the_well(small, monkeypatch, caplog, tmp_path):
     """Another solver's files: evaluated on valid, which is said; the spin-up skipped; never trained on."""
-    small("rbc", shape=None, trajectories={"train": 1, "valid": 1, "test": 1}, frames=5, spin_up=0.25,
+    small("rbc", shape=None, trajectories={"train": 1, "valid": 1, "test": 1}, frames=5, spin_up=16.0,
           networks={"unet": {"widths": [4, 8], "patch": 2}}, training=Training(steps=4, batch=2))  # fmt: skip
     asked = []
     read = well.read
