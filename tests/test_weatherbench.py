@@ -10,10 +10,13 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+import yaml
 
 from physinterp.data import open_dataset, splits, store, weatherbench
 from physinterp.data.sphere import grid_of
+from physinterp.data.statistics import KEYS, moments
 from physinterp.errors import InputError
+from physinterp.evaluate import cases
 from physinterp.system import System, load_system
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "era5"
@@ -148,6 +151,17 @@ def test_times_and_dates_live_together(nc, truth):
     assert initial.date.dims == ("sample",) and initial.date.values[0] == np.datetime64("2018-01-01T18")
 
 
+def test_forecasts_know_their_dates(nc, truth):
+    """`date` is that of the initialisation on initial states, and of validity on the truth."""
+    found = cases(open_dataset(CARD, "train", nc), stride=2, leads=3, starts=2, dt=12.0)
+    np.testing.assert_array_equal(found.initial.date, truth.time[[0, 33]])
+    valid = found.initial.date.values[:, None] + (found.truth.lead_time.values * np.timedelta64(3600, "s")).astype(
+        "timedelta64[s]"
+    )
+    np.testing.assert_array_equal(found.truth.date, valid)
+    assert found.truth.date.dims == ("sample", "lead_time")
+
+
 def test_splits_are_dates_of_the_card(truth, tmp_path):
     dates = {
         "train": {"start": "2018-01-01", "end": "2018-01-03"},
@@ -268,6 +282,9 @@ def test_irregular_times(truth, tmp_path):
     path = save(truth.assign_coords(time=time), tmp_path / "a.nc")
     with pytest.raises(InputError, match=r"a.nc: 'time' goes from 2018-01-02T00 to 2018-01-02T07:30:00, no multiple of 6 h"):
         open_dataset(CARD, "train", path)
+    time[5] = np.datetime64("NaT")
+    with pytest.raises(InputError, match=r"c.nc: 'time' has no date at index 5"):
+        open_dataset(CARD, "train", save(truth.assign_coords(time=time), tmp_path / "c.nc"))
     path = save(truth.assign_coords(time=np.arange(FRAMES)), tmp_path / "b.nc")
     with pytest.raises(InputError, match=r"b.nc: 'time' has no dates \(units 'none'\); expected units such as 'hours since"):
         open_dataset(CARD, "train", path)
@@ -370,6 +387,20 @@ def test_values_that_are_missing(truth, tmp_path):
         ds.msl.load()
 
 
+def test_shards_are_whole_files(truth, tmp_path):
+    shape = (4, 12, 6)
+    encoding = {
+        n: {"chunks": shape, "shards": (16, 12, 6)}
+        for n in truth.data_vars
+        if truth[n].dims == ("time", "longitude", "latitude")
+    }
+    truth.to_zarr(tmp_path / "a.zarr", zarr_format=3, encoding=encoding, consolidated=False)
+    np.testing.assert_array_equal(open_dataset(CARD, "train", tmp_path / "a.zarr").msl[0], expected(truth, "msl"))
+    (tmp_path / "a.zarr" / "mean_sea_level_pressure" / "c" / "2" / "0" / "0").unlink()
+    with pytest.raises(InputError, match=r"\(2018-01-09T00 to 2018-01-10T18\) is missing, one of 3"):
+        open_dataset(CARD, "train", tmp_path / "a.zarr")
+
+
 @pytest.mark.parametrize("name", ["a.2.zarr", "a.zarr"])
 def test_a_missing_chunk_is_found(truth, tmp_path, name):
     path = save(truth, tmp_path / name)
@@ -439,6 +470,15 @@ def test_cards():
     assert full.fields[7].level == 500 and full.fields[7].long_name == "geopotential at 500 hPa"
     assert set(era5.field_names) <= set(full.field_names) and full.grid == era5.grid and full.data == era5.data
     assert era5.data.endswith("1959-2023_01_10-6h-64x32_equiangular_conservative.zarr")
+
+
+@needs_shared
+def test_statistics_of_the_card():
+    ours = moments(open_dataset("natlantic", "train", SHARED / "ncep_msl_natlantic_2001-2008_daily_2p5deg.nc"), ["msl"])[
+        "msl"
+    ]
+    kept = yaml.safe_load((Path(__file__).parents[1] / "datasets" / "natlantic" / "stats.yaml").read_text())
+    assert ours == pytest.approx({key: kept[key]["msl"] for key in KEYS}, rel=1e-5)
 
 
 def piece(name: str, fields: dict[str, tuple[str, str, float | None]], dt: float, time_unit: str) -> tuple[System, Path]:

@@ -53,16 +53,20 @@ def solar_radiation(date: xr.DataArray, grid: Grid, hours: float = 0.0) -> xr.Da
         Dims of `date`, then of the grid, float32.
     References: Michalsky 1988, Solar Energy 40, 227-235, table 1.
     """
-    latitude, longitude = (xr.DataArray(np.deg2rad(a.points), dims=a.name, coords={a.name: a.points}) for a in axes(grid))
+    latitude, longitude = axes(grid)
+    phi, lam = np.deg2rad(latitude.points)[:, None], np.deg2rad(longitude.points)
+    end = date.values.astype("datetime64[ns]")
     count = max(1, round(12 * hours))
-    total = 0.0
+    total = np.zeros((*date.shape, latitude.size, longitude.size))
     for i in range(count):
-        back = np.timedelta64(round(3600e9 * hours * (i + 0.5) / count), "ns")
-        delta, greenwich, distance = (date.copy(data=part) for part in _sun(date.values.astype("datetime64[ns]") - back))
-        height = np.sin(latitude) * np.sin(delta) + np.cos(latitude) * np.cos(delta) * np.cos(greenwich + longitude)
-        total = total + SOLAR_CONSTANT / distance**2 * height.clip(0) / count
-    result = xr.DataArray(total).transpose(*date.dims, *grid.names).astype(np.float32).assign_coords(grid.coords)
-    return result.assign_attrs(units="W m-2", long_name="incident solar radiation at the top of the atmosphere")
+        moment = end - np.timedelta64(round(3600e9 * hours * (i + 0.5) / count), "ns")
+        delta, greenwich, distance = (part[..., None, None] for part in _sun(moment))
+        height = np.sin(phi) * np.sin(delta) + np.cos(phi) * np.cos(delta) * np.cos(greenwich + lam)
+        total += SOLAR_CONSTANT / distance**2 * np.maximum(height, 0) / count
+    result = xr.DataArray(total.astype(np.float32), grid.coords, (*date.dims, latitude.name, longitude.name))
+    result = result.assign_coords({name: date[name] for name in date.dims if name in date.coords})
+    attributes = {"units": "W m-2", "long_name": "incident solar radiation at the top of the atmosphere"}
+    return result.transpose(*date.dims, *grid.names).assign_attrs(attributes)
 
 
 def _sun(date: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

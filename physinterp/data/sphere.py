@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
+from scipy.interpolate import CubicSpline
 
 from physinterp.errors import InputError
 from physinterp.grid import Array, Axis, Grid
@@ -301,9 +302,10 @@ def divergence(u: xr.DataArray, v: xr.DataArray) -> xr.DataArray:
 
         D = ( du/dlambda + d(v cos phi)/dphi ) / (a cos phi)
 
-    Central differences of second order, across the poles where the grid is the whole sphere and has an even number of
-    longitudes, one-sided at other borders. The row next to a pole is first order. At a pole, the flux out of the circle of
-    the next row over its area; NaN if the longitudes are no full circle.
+    Derivatives of cubic splines along the circles of latitude and, where the grid is the whole sphere and has an even
+    number of longitudes, along whole meridians, across the poles; elsewhere to the borders of the area. Fourth order, third
+    next to poles and borders. At a pole, the flux out of the circle of the next row over its area (second order), or NaN
+    if the longitudes are no full circle.
 
     Arguments:
         u, v: eastward and northward wind, m s-1, on the same points.
@@ -333,21 +335,15 @@ def _divergence(u: np.ndarray, v: np.ndarray, latitude: Axis, longitude: Axis) -
     flux = v.astype(np.float64) * cos
     polar = cos[:, 0] < 1e-9
     around = longitude.boundary == "periodic"
-    if around:
-        lam = np.array([lam[-1] - 2 * np.pi, *lam, lam[0] + 2 * np.pi])
-        u = np.concatenate([u[..., -1:], u, u[..., :1]], -1)
-    along = np.gradient(u.astype(np.float64), lam, axis=-1, edge_order=2)
-    if around:
-        along = along[..., 1:-1]
+    along = _derivative(u.astype(np.float64), lam, -1, around)
     if around and latitude.boundary == "pole" and longitude.size % 2 == 0:
-        # v cos(phi) goes on smoothly over a pole: both factors change their sign
-        half = longitude.size // 2
-        south, north = int(polar[0]), -1 - int(polar[-1])
-        over = [np.roll(flux[..., row, :], half, -1)[..., None, :] for row in (south, north)]
-        phi = np.array([-np.pi - phi[south], *phi, np.pi - phi[north]])
-        across = np.gradient(np.concatenate([over[0], flux, over[1]], -2), phi, axis=-2, edge_order=2)[..., 1:-1, :]
+        # down the other side: both factors of v cos(phi) change their sign over a pole
+        back = slice(-1 - int(polar[-1]), -1 - len(phi) + int(polar[0]) if polar[0] else None, -1)
+        other = np.roll(flux[..., back, :], longitude.size // 2, -1)
+        circle = np.concatenate([flux, other], -2)
+        across = _derivative(circle, np.concatenate([phi, np.pi - phi[back]]), -2, True)[..., : len(phi), :]
     else:
-        across = np.gradient(flux, phi, axis=-2, edge_order=2)
+        across = _derivative(flux, phi, -2, False)
     result = (along + across) / (EARTH_RADIUS * np.where(polar[:, None], np.nan, cos))
     if around:
         for pole, row, sign in ((0, 1, 1.0), (-1, -2, -1.0)):
@@ -355,3 +351,13 @@ def _divergence(u: np.ndarray, v: np.ndarray, latitude: Axis, longitude: Axis) -
                 cap = EARTH_RADIUS * (1 - np.sqrt(1 - cos[row] ** 2))
                 result[..., pole, :] = sign * flux[..., row, :].mean(-1, keepdims=True) / cap
     return result.astype(v.dtype)
+
+
+def _derivative(f: np.ndarray, x: np.ndarray, axis: int, periodic: bool) -> np.ndarray:
+    """Of the cubic spline through all points; with period 2 pi, or with the not-a-knot condition at its ends."""
+    if not np.isfinite(f).all():
+        raise InputError("derivatives need values everywhere, found NaN or infinity; choose an area without them")
+    if not periodic:
+        return np.asarray(CubicSpline(x, f, axis)(x, 1))
+    closed = np.concatenate([f, np.take(f, [0], axis)], axis)
+    return np.asarray(CubicSpline([*x, x[0] + 2 * np.pi], closed, axis, bc_type="periodic")(x, 1))

@@ -42,7 +42,9 @@ PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "htt
 
 def located(data: Path | str) -> Store:
     """A URL as it is, anything else as a path."""
-    return data if isinstance(data, str) and "://" in data else Path(data).expanduser()
+    if isinstance(data, str) and "://" in data and not data.startswith("file://"):
+        return data
+    return Path(str(data).removeprefix("file://")).expanduser()
 
 
 def stores(path: Store) -> tuple[Store, ...]:
@@ -75,8 +77,9 @@ def persistent(read: Callable[[], T], store: Store, what: str = "") -> T:
         except InputError:
             raise
         except ImportError as error:
-            package = PACKAGES.get(str(store).partition("://")[0], error.name or "a package")
-            raise InputError(f"{store}: needs {package}, which is not installed: pip install {package}") from error
+            package = PACKAGES.get(str(store).partition("://")[0])
+            remedy = f"pip install {package}" if package else "install what it names"
+            raise InputError(f"{store}: a package is missing ({error}): {remedy}") from error
         except Exception as error:  # libraries, codecs and file systems each have their own
             text = " ".join(str(error).split()) or type(error).__name__
             if remote and attempt < ATTEMPTS and not isinstance(error, FileNotFoundError | PermissionError):
@@ -172,7 +175,7 @@ def lazy(variable: xr.Variable, store: Store, name: str, dim: str | None, dates:
     )
 
 
-def check_chunks(store: Store, name: str, dim: str | None, dates: np.ndarray | None) -> None:
+def check_chunks(variable: xr.Variable, store: Store, name: str, dim: str | None, dates: np.ndarray | None) -> None:
     """Refuse a zarr array that lacks a chunk: zarr itself would read it as fill values. Does nothing for netCDF.
 
     Raises:
@@ -183,27 +186,31 @@ def check_chunks(store: Store, name: str, dim: str | None, dates: np.ndarray | N
     system, root = fsspec.url_to_fs(str(store), **_options(store))
     folder = f"{root.rstrip('/')}/{name}"
     found = {path[len(folder) + 1 :] for path in persistent(lambda: system.find(folder), store)}
-    if "zarr.json" in found:
-        about = json.loads(system.cat_file(f"{folder}/zarr.json"))
-        keys, size = about["chunk_key_encoding"], about["chunk_grid"]["configuration"]["chunk_shape"]
-        separator = keys.get("configuration", {}).get("separator", "/" if keys["name"] == "default" else ".")
-        prefix, dims = ("c" + separator if keys["name"] == "default" else ""), about.get("dimension_names") or []
-    else:
-        about = json.loads(system.cat_file(f"{folder}/.zarray"))
-        size, separator, prefix = about["chunks"], about.get("dimension_separator", "."), ""
-        dims = json.loads(system.cat_file(f"{folder}/.zattrs"))["_ARRAY_DIMENSIONS"]
-    counts = [-(-n // c) for n, c in zip(about["shape"], size, strict=True)]
+    size, prefix, separator = persistent(lambda: _layout(system, folder, "zarr.json" in found), store)
+    counts = [-(-n // c) for n, c in zip(variable.shape, size, strict=True)]
     for index in itertools.product(*map(range, counts)):
         key = prefix + separator.join(map(str, index))
         if key not in found:
             when = ""
-            if dim in dims and dates is not None:
-                i, width = index[dims.index(dim)], size[dims.index(dim)]
+            if dim in variable.dims and dates is not None:
+                i, width = (values[variable.dims.index(dim)] for values in (index, size))
                 when = f" ({stamp(dates[i * width])} to {stamp(dates[i * width : (i + 1) * width][-1])})"
             raise InputError(
                 f"{store}: chunk {key} of {name!r}{when} is missing, one of {np.prod(counts)}; copy the store again, or, if "
                 "this chunk is constant on purpose, write it with write_empty_chunks=True"
             )
+
+
+def _layout(system: fsspec.AbstractFileSystem, folder: str, third: bool) -> tuple[list[int], str, str]:
+    """Of a zarr array: the shape that a file holds, how the name of a file begins, and what separates its indices."""
+    if not third:
+        about = json.loads(system.cat_file(f"{folder}/.zarray"))
+        return about["chunks"], "", about.get("dimension_separator", ".")
+    about = json.loads(system.cat_file(f"{folder}/zarr.json"))
+    keys = about["chunk_key_encoding"]
+    default = keys["name"] == "default"
+    separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
+    return about["chunk_grid"]["configuration"]["chunk_shape"], f"c{separator}" if default else "", separator
 
 
 def stamp(date: Any) -> str:

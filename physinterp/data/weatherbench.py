@@ -136,7 +136,7 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
             raise InputError(f"{store}: variable {name!r} of field {field.name!r} does not depend on {dim!r}; see `static`")
         if name not in blocks:
             if verify or not isinstance(store, str):
-                check_chunks(store, name, dim, dates)
+                check_chunks(variable, store, name, dim, dates)
             blocks[name] = lazy(variable, store, name, dim, dates)
         coords = {d: ds[d] for d in variable.dims if d in ds.coords}
         da = xr.DataArray(blocks[name], coords, variable.dims, name).isel(level, drop=True)
@@ -196,7 +196,10 @@ def _dates(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | None]
     if not found:
         return None, None
     dim = "time" if "time" in found else found[0]
-    return dim, ds[dim].values.astype("datetime64[ns]")
+    dates = ds[dim].values.astype("datetime64[ns]")
+    if np.isnat(dates).any():
+        raise InputError(f"{store}: {dim!r} has no date at index {np.isnat(dates).argmax()}; drop it or write its date")
+    return dim, dates
 
 
 def _found(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[str, dict[Hashable, int]]:
@@ -359,9 +362,11 @@ def _samples(ds: xr.Dataset, starts: Sequence[int], length: int, system: System)
     dates = ds["time"].values if "time" in ds.coords else None
     time = np.round(system.dt * np.arange(length), 6)
     parts = []
+    block = max(ds.chunksizes["time"])  # alike in all samples: dask would cut each at the borders of all
     for start in starts:
         for index in itertools.product(*map(range, extra.values())):
             part = ds.isel(dict(zip(extra, index, strict=True)) | {"time": slice(start, start + length)})
+            part = part.chunk(time=block) if len(starts) > 1 else part
             label = [f"{d}={part[d].values if d in part.coords else i}" for d, i in zip(extra, index, strict=True)]
             if dates is not None:
                 part = part.assign_coords(date=("time", dates[start : start + length]))
