@@ -69,7 +69,7 @@ def spread(ensemble: xr.Dataset, truth: xr.Dataset, system: System, field: str, 
     mean, same = u.mean("member"), scale(v)
     shown = [("mean of the members", mean)] + [(f"member {i}", u.isel(member=i)) for i in range(2)]
     above = [("truth", v), *shown]
-    below = [("standard deviation", u.std("member", ddof=1))] + [(f"|{name} - truth|", np.abs(x - v)) for name, x in shown]
+    below = [("standard deviation", u.std("member", ddof=1))] + [(f"|{name} - truth|", abs(x - v)) for name, x in shown]
     largest = max(float(x.max()) for _, x in below) or 1.0
     size: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": largest}
     rows: list[tuple[list[tuple[str, xr.DataArray]], dict[str, Any]]] = [(above, same), (below, size)]
