@@ -42,7 +42,7 @@ CAPTIONS = {
     "budget": "Where the squared error of a member comes from: lost by the codec, added by one step, grown by feedback.",
     "spectra": "Energy at each scale, large ones at the left. Middle: over that of the truth, 1 is right. Below, where "
     "shown: the error's energy over the truth's, by cause; 1 is the black line.",
-    "ranks": "Rank of the truth among the members: flat at 1 is right, a hollow middle is too little spread, a slope bias.",
+    "ranks": "Rank of the truth among the members: flat is right, hollow too little spread, a hump too much, a slope bias.",
     "spread": "One ensemble at one time: where its standard deviation is large its error should be.",
 }
 
@@ -122,7 +122,7 @@ def _table(results: Results, field: str) -> str:
     leads = results.leads()
     middle = leads[len(leads) // 2]
     scores = [("VRMSE", "vrmse_mean", lead) for lead in leads] + [("CRPS", "crps", lead) for lead in leads]
-    scores += [("spread / skill", "spread_skill", middle), ("SRMSE", "srmse_total", middle)]
+    scores += [("spread / skill", "spread_skill", middle), ("SRMSE, middle band", "srmse_mid", middle)]
     found = results.table.sel(field=field)
     columns = [f"{name} <small>lead {lead:g}</small>" for name, _, lead in scores]
     costs = ["evaluations <small>per step</small>", "time <small>ms per step</small>", "size <small>parameters</small>"]
@@ -169,10 +169,14 @@ def _score(row: xr.Dataset | None, lowest: float | None, lost: bool) -> str:
     value, low, high = (float(row[k]) for k in ("value", "low", "high")) if row is not None else (math.nan,) * 3
     if not math.isfinite(value):
         return '<td data-value="1e300">lost</td>' if lost else "<td></td>"
-    text = f"<b>{value:.4f}</b>" if value == lowest else f"{value:.4f}"
+    text = f"<b>{_digits(value)}</b>" if value == lowest else _digits(value)
     if math.isfinite(low):
-        text += f"<small>[{low:.4f}, {high:.4f}]</small>"
+        text += f"<small>[{_digits(low)}, {_digits(high)}]</small>"
     return f'<td data-value="{value!r}">{text}</td>'
+
+
+def _digits(value: float) -> str:
+    return f"{value:.4f}" if value < 100 else f"{value:.3g}"
 
 
 def _reproduce(results: Results) -> str:
@@ -259,7 +263,7 @@ def _maps_of(
         shown[name] = list(zip(pictures, wrong, score, strict=True))
     return {
         "label": label(system, field),
-        "range": [f"{same['vmin']:.3g}", f"{same['vmax']:.3g}"],
+        "range": [f"{same['vmin']:.2g}", f"{same['vmax']:.2g}"],
         "truth": [_picture(v, same) for v in _resampled(truth, system, shape)],
         "error": [f"{x:.2g}" for x in limits],
         "methods": shown,

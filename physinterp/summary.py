@@ -12,7 +12,8 @@ from physinterp import budget
 from physinterp.results import CODEC, Results
 from physinterp.table import MEAN, ratio, with_mean
 
-SCORES = {"vrmse_mean": "VRMSE of the ensemble mean", "crps": "CRPS"}
+SCORES = {"vrmse_mean": "Smallest error of one best guess (VRMSE)", "crps": "Best ensemble (CRPS)"}
+NAMES = {"vrmse_mean": "VRMSE of the ensemble mean", "crps": "CRPS"}
 WORDS = {
     "VRMSE": "size of the error over the size of the field's own variations: 0 is perfect, 1 is no better than one constant",
     "CRPS": "error of an ensemble as a whole: small where the members surround the truth closely; for one forecast its mean "
@@ -25,6 +26,7 @@ WORDS = {
     "evaluation": "one pass through a neural network; a step of the forecast takes one or more, for each member",
     "[low, high]": "95 % interval: how far the number could move had other initial conditions been drawn; it says nothing "
     "of another training",
+    "cannot be told": "the 95 % interval of the ratio of the two scores, on the same initial conditions, holds 1",
     "codec": "turns fields into the numbers on which the network works, and back; what it loses no network can win back",
 }
 
@@ -35,6 +37,7 @@ def summary(results: Results) -> dict[str, list[str]]:
     Every comparison is between two rows on the same initial conditions: its interval is that of the ratio of their scores.
     """
     parts = {
+        "In short": _verdict(results),
         "What was done": _setting(results),
         "Who wins, by how much, how sure": [*_winners(results), *_lost(results)],
         "At what cost": _costs(results),
@@ -42,6 +45,17 @@ def summary(results: Results) -> dict[str, list[str]]:
         "Where the error comes from": [*_sources(results), *_codecs(results)],
     }
     return {title: found for title, sentences in parts.items() if (found := list(sentences))}
+
+
+def _verdict(results: Results) -> Iterator[str]:
+    """The best row per score, by lead."""
+    for score, label in SCORES.items():
+        leads: dict[str, list[str]] = {}
+        for lead, name in _best(results, score):
+            leads.setdefault(name, []).append(f"{lead:g}")
+        if leads:
+            rows = [f"{name} at lead{'s' if len(at) > 1 else ''} {_listed(at)}" for name, at in leads.items()]
+            yield f"{label}: {', '.join(rows)}."
 
 
 def _setting(results: Results) -> Iterator[str]:
@@ -57,35 +71,25 @@ def _setting(results: Results) -> Iterator[str]:
 
 def _winners(results: Results) -> Iterator[str]:
     """Who has the smallest score at each lead, and how much more the others have."""
-    for score, label in SCORES.items():
+    for score in SCORES:
         values = {name: _of_cases(ds, score, results.document["headline"]) for name, ds in results.scores.items()}
-        for lead in results.leads():
+        for lead, best in _best(results, score):
             at = {name: v.sel(lead_time=lead, method="nearest") for name, v in values.items()}
-            at = {name: v for name, v in at.items() if np.isfinite(v).all()}
-            order = sorted(at, key=lambda name: float(at[name].mean()))
-            if not order:
-                continue
-            best, others = order[0], {name: ratio(at[name], at[order[0]]) for name in order[1:]}
+            order = sorted((n for n, v in at.items() if np.isfinite(v).all()), key=lambda n: float(at[n].mean()))
+            others = {name: ratio(at[name], at[best]) for name in order if name != best}
             row = results.table.sel(row=best, field=MEAN, score=score).sel(lead_time=lead, method="nearest")
-            text = f"Smallest {label} at lead {lead:g}: {best}, {_interval(row)}"
-            yield f"{text}. {_margin(others)}".strip()
+            margin = _margin(others, results.document["focus"])
+            yield f"{NAMES[score]}, lead {lead:g}: {'; '.join([f'{best} wins with {_interval(row)}', *margin])}."
 
 
-def _margin(others: Mapping[str, Mapping[str, float]]) -> str:
-    """How much more the others have: those that cannot be told from the best, and the first that can."""
+def _margin(others: Mapping[str, Mapping[str, float]], focus: str) -> Iterator[str]:
+    """How much more the others have: those that cannot be told from the best, the first that can, the chosen sampler."""
     tied = [name for name, r in others.items() if r["low"] <= 1]
-    apart = [name for name, r in others.items() if r["low"] > 1]
-    sentences = []
     if tied:
-        sentences.append(f"These data cannot tell {_listed(tied)} from it (the interval of the ratio holds 1).")
-    if apart:
-        sentences.append(f"{apart[0]} has {_more(others[apart[0]])}.")
-    if "persistence" in apart[1:]:
-        sentences.append(f"persistence, a forecast of no change, has {_more(others['persistence'])}.")
-    if others and not tied and not apart:
-        name, r = next(iter(others.items()))
-        sentences.append(f"{name} has {_more(r)}; one trajectory gives no interval.")
-    return " ".join(sentences)
+        yield f"{_listed(tied)} cannot be told from it"
+    shown = [name for name in others if name not in tied]
+    for name in [*shown[:1], *(n for n in shown[1:] if n in (focus, "persistence"))]:
+        yield f"{name} has {_more(others[name])}"
 
 
 def _more(r: Mapping[str, float]) -> str:
@@ -116,9 +120,9 @@ def _costs(results: Results) -> Iterator[str]:
         d["hardware"]["accelerator"] or _counted(d["hardware"]["threads"], "thread") + f" of {d['hardware']['processor']}"
     )
     yield f"Per step of one member, on {where}; an ensemble costs that times its members."
-    shown = [name for name in dict.fromkeys(_first_places(results)) if name in methods]
+    winners = [name for score in SCORES for _, name in _best(results, score)]
     dear = max(methods, key=lambda name: methods[name]["seconds_per_step"])
-    for name in dict.fromkeys([*shown, d["focus"], dear]):
+    for name in dict.fromkeys([*winners, d["focus"], dear]):
         if name in methods:
             yield f"{name}: {_cost(methods[name])}{' (the slowest row)' if name == dear else ''}."
     yield f"Everything took {_duration(d['seconds'])}, with the data and trainings that were not there already."
@@ -131,14 +135,13 @@ def _cost(record: Mapping[str, Any]) -> str:
     )
 
 
-def _first_places(results: Results) -> Iterator[str]:
-    """The best row of each score and lead."""
-    table = results.table.sel(field=MEAN, row=list(results.scores))["value"]
-    for score in SCORES:
-        for lead in results.leads():
-            values = table.sel(score=score).sel(lead_time=lead, method="nearest")
-            if values.notnull().any():
-                yield str(values.idxmin("row").item())
+def _best(results: Results, score: str) -> Iterator[tuple[float, str]]:
+    """The row with the smallest score, per lead."""
+    values = results.table["value"].sel(field=MEAN, score=score, row=list(results.scores))
+    for lead in results.leads():
+        at = values.sel(lead_time=lead, method="nearest")
+        if at.notnull().any():
+            yield lead, str(at.idxmin("row").item())
 
 
 def _spread(results: Results) -> Iterator[str]:
@@ -153,33 +156,39 @@ def _spread(results: Results) -> Iterator[str]:
     for name in results.scores:
         values = table.sel(row=name).values
         if np.isfinite(values).all():
-            off = np.log(values)[np.abs(np.log(values)).argmax()]
-            verdict = "right within 10 %" if abs(off) < np.log(1.1) else "too sure" if off < 0 else "too cautious"
-            yield f"{name}: {', '.join(f'{v:.2f}' for v in values)} ({verdict})."
+            yield f"{name}: {', '.join(f'{v:.2f}' for v in values)}, {_calibration(values, results.leads())}."
+
+
+def _calibration(ratios: np.ndarray, leads: list[float]) -> str:
+    off = {f"{lead:g}": v for lead, v in zip(leads, ratios, strict=True) if round(abs(v - 1), 2) > 0.1}
+    wrong = {"too sure": [x for x, v in off.items() if v < 1], "too cautious": [x for x, v in off.items() if v > 1]}
+    parts = [f"{word} at lead{'s' if len(at) > 1 else ''} {_listed(at)}" for word, at in wrong.items() if at]
+    return " and ".join(parts) or "right within 10 %"
 
 
 def _sources(results: Results) -> Iterator[str]:
-    """Shares of the error budget."""
-    for name in dict.fromkeys([results.document["focus"], *_first_places(results)]):
-        parts = budget.of_leads(results.scores[name])
-        if (
-            parts is None
-            or name not in results.document["methods"]
-            or "evaluations" not in results.document["methods"][name]
-        ):
+    """Shares of the error budget, of the chosen sampler and of every row with a codec."""
+    focus, leads = results.document["focus"], results.leads()
+    found = []
+    for name, ds in results.scores.items():
+        parts = budget.of_leads(ds)
+        if parts is None or not (name == focus or float(ds["mse_floor"].max()) > 0):
             continue
         parts = parts.sel(field=results.document["headline"]).mean("field")
-        shares = (100 * parts / parts.sum("part", skipna=False)).sel(lead_time=results.leads(), method="nearest")
-        at = []
-        for lead, values in zip(results.leads(), shares.values, strict=True):
-            if np.isfinite(values).all():
-                codec, step, feedback = values
-                at.append(f"at lead {lead:g} the codec {codec:.0f} %, one step {step:.0f} %, feedback {feedback:.0f} %")
+        shares = (100 * parts / parts.sum("part", skipna=False)).sel(lead_time=leads, method="nearest")
+        at = [f"at lead {lead:g} {_shares(v)}" for lead, v in zip(leads, shares.values, strict=True) if np.isfinite(v).all()]
         if at:
-            yield (
-                f"Of the squared error of a member of {name}: {'; '.join(at)}. "
-                "Feedback is what grows because each step starts from the forecast and not from the truth."
-            )
+            found.append(f"{name}: {'; '.join(at)}.")
+    if found:
+        yield (
+            "Shares of the squared error of a member. Codec: lost by encoding and decoding; one step: added by a step from "
+            "the true state; feedback: added because each step starts from the forecast and not from the truth."
+        )
+    yield from found
+
+
+def _shares(values: np.ndarray) -> str:
+    return _listed([f"{part} {v:.0f} %" for part, v in zip(budget.PARTS, values, strict=True) if round(v) > 0])
 
 
 def _codecs(results: Results) -> Iterator[str]:

@@ -183,7 +183,7 @@ def test_the_table_and_the_notes(tiny, capsys):
         "over the row fno",
     ):
         assert name in text
-    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "Smallest CRPS at lead 0.4: " in text
+    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "CRPS, lead 0.4: " in text
 
 
 def test_the_tables_of_ratios(tiny, document):

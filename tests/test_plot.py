@@ -182,7 +182,7 @@ def test_results_without_a_budget(found):
 
 def test_the_pareto_set(found, drawn):
     figure = drawn("pareto")
-    line = next(x for x in figure.axes[0].get_lines() if x.get_label() == "Pareto set")
+    line = next(x for x in figure.axes[1].get_lines() if x.get_label() == "Pareto set")
     row = found.table["value"].sel(field="mean", row=list(ROWS)).sel(lead_time=found.choice().lead, method="nearest")
     points = list(zip(*(row.sel(score=s).values for s in ("vrmse_member", "srmse_total")), strict=True))
     best = sorted(p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points))
@@ -194,8 +194,8 @@ def test_trials_of_tune_have_a_panel_of_their_own(found):
         sampler=("trial", ["si-e", "si-em", "si-em"])
     )
     figure = plot.pareto(found.table, found.system, 0.5, trials=trials)
-    assert len(figure.axes) == 2 and "validation" in figure.axes[1].get_title()
-    assert {"si-e (tuning)", "si-em (tuning)"} == {x.get_label() for x in figure.axes[1].get_lines()} - {"Pareto set"}
+    assert len(figure.axes) == 3 and "validation" in figure.axes[2].get_title()
+    assert {"si-e (tuning)", "si-em (tuning)"} == {x.get_label() for x in figure.axes[2].get_lines()} - {"Pareto set"}
 
 
 def test_accuracy_against_cost(found, drawn):

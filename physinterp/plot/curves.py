@@ -18,6 +18,7 @@ TITLES = {
     "vrmse_mean": "VRMSE of the ensemble mean",
     "vrmse_member": "VRMSE of a member",
     "crps": "CRPS (one member: MAE)",
+    "srmse_mid": "SRMSE of a member, middle band",
     "srmse_total": "SRMSE of a member, all bands",
 }
 
@@ -129,7 +130,7 @@ def rank_histogram(scores: Mapping[str, xr.Dataset], system: System, lead: float
             ax.plot(range(len(f)), len(f) * f, label=name, linewidth=1.2, markersize=5, **style[name])
         ax.axhline(1, color="black", linewidth=1)
         ax.set_xticks(range(len(f)))
-        ax.set(xlabel="rank of the truth among the members", ylim=(0, None))
+        ax.set(xlabel="rank of the truth", ylim=(0, None))
         ax.set_title(label(system, field), fontsize=10)
     axes[0, 0].set_ylabel("frequency over 1 / (members + 1)")
     legend(figure, axes[0])
@@ -182,35 +183,38 @@ def pareto(table: xr.Dataset, system: System, lead: float, field: str = "mean", 
         trials: of `physinterp tune` on the validation split, in a panel of their own: `vrmse` and `srmse` along
             `trial`, with the coordinate `sampler`.
     """
-    figure, axes = grid_of(1, 1 if trials is None else 2, 6.4 if trials is None else 11.5, 4.2)
-    row = table.sel(field=field).sel(lead_time=lead, method="nearest")
+    spectral = ("srmse_mid", "srmse_total")
+    figure, axes = grid_of(1, 2 if trials is None else 3, 10.2 if trials is None else 14.6, 4.0)
     names = [str(m) for m in table["row"].values if not str(m).startswith("codec/")]
-    style = points(names)
-    x, y = (row.sel(score=score, row=names) for score in ("vrmse_member", "srmse_total"))
-    for name in names:
-        a, b = x.sel(row=name), y.sel(row=name)
-        if np.isfinite([a["value"], b["value"]]).all():
-            bars = {"xerr": _bars(a), "yerr": _bars(b)}
-            axes[0, 0].errorbar(
-                a["value"], b["value"], **bars, label=name, linestyle="", markersize=7, capsize=2, **style[name]
-            )
-    _join(axes[0, 0], x["value"].values, y["value"].values)
-    axes[0, 0].set_title(f"test split, {label(system, field)}, lead {lead:g}", fontsize=10)
+    row = table.sel(field=field, row=names).sel(lead_time=lead, method="nearest")
+    for ax, score in zip(axes[0], spectral, strict=False):
+        _scatter(ax, row.sel(score="vrmse_member"), row.sel(score=score), names)
+        ax.set_ylabel(TITLES[score])
     if trials is not None:
+        ax = axes[0, 2]
         samplers = list(dict.fromkeys(str(s) for s in trials["sampler"].values))
         for name, look in points(samplers).items():
             mine = trials.isel(trial=trials["sampler"].values == name)
-            axes[0, 1].plot(
-                mine["vrmse"], mine["srmse"], label=f"{name} (tuning)", linestyle="", markersize=6, mfc="none", **look
-            )
-        _join(axes[0, 1], trials["vrmse"].values, trials["srmse"].values)
-        axes[0, 1].set_title("settings tried by tune, validation split, mean of leads", fontsize=10)
+            ax.plot(mine["vrmse"], mine["srmse"], label=f"{name} (tuning)", linestyle="", markersize=6, mfc="none", **look)
+        _join(ax, trials["vrmse"].values, trials["srmse"].values)
+        ax.set_ylabel(TITLES["srmse_total"])
+        ax.set_title("tuning: validation split, mean of leads", fontsize=10)
     for ax in axes[0]:
-        ax.set(xscale="log", yscale="log", xlabel=TITLES["vrmse_member"], ylabel=TITLES["srmse_total"])
+        ax.set(xscale="log", yscale="log", xlabel=TITLES["vrmse_member"])
         ax.grid(alpha=0.3, which="both", linewidth=0.4)
     legend(figure, axes[0])
-    figure.suptitle(f"{system.title}: accuracy against spectra", fontsize=11)
+    figure.suptitle(f"{system.title}: accuracy against spectra, {label(system, field)}, lead {lead:g}", fontsize=11)
     return figure
+
+
+def _scatter(ax: Axes, x: xr.Dataset, y: xr.Dataset, names: Sequence[str]) -> None:
+    """A point with error bars per row, and the Pareto set."""
+    for name, look in points(names).items():
+        a, b = x.sel(row=name), y.sel(row=name)
+        if np.isfinite([a["value"], b["value"]]).all():
+            shape = {"linestyle": "", "markersize": 7, "capsize": 2, "label": name, **look}
+            ax.errorbar(a["value"], b["value"], xerr=_bars(a), yerr=_bars(b), **shape)
+    _join(ax, x["value"].values, y["value"].values)
 
 
 def _bars(row: xr.Dataset) -> np.ndarray | None:

@@ -19,7 +19,10 @@ from physinterp.checkpoint import replacing
 from physinterp.errors import InputError
 from physinterp.system import System, near
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c564b", "#7f7f7f", "#a6761d", "#4b0082")
+PALETTE = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#8c564b", "#7f7f7f", "#a6761d", "#4b0082", "#44AA99"),
+)
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 FLOOR = {"color": "#999999", "linestyle": ":"}  # the codec alone
