@@ -211,6 +211,15 @@ def test_gaps_are_borders_of_samples(truth, tmp_path, caplog):
     assert "2 gaps, the first from 2018-01-03T18 to 2018-01-04T12: 3 samples of 12 frames, 1 frames left out" in caplog.text
 
 
+def test_variables_may_have_unlike_chunks(truth, tmp_path):
+    kept = truth.isel(time=np.delete(np.arange(FRAMES), [20]))
+    encoding = {n: {"chunks": (5 + i, *kept[n].shape[1:])} for i, n in enumerate(kept.data_vars) if "time" in kept[n].dims}
+    kept.to_zarr(tmp_path / "a.zarr", encoding=encoding, consolidated=False)
+    ds = open_dataset(CARD, "train", tmp_path / "a.zarr").load()
+    for name in CARD.field_names:
+        np.testing.assert_array_equal(ds[name][1], expected(truth, name)[21 : 21 + ds.sizes["time"]])
+
+
 def test_a_long_record_is_not_cut_to_its_shortest_part(truth, tmp_path):
     kept = np.delete(np.arange(FRAMES), [10])  # runs of 10 and 29: three times 9 or 10 keep most
     ds = open_dataset(CARD, "train", save(truth.isel(time=kept), tmp_path / "a.nc"))
@@ -285,6 +294,8 @@ def test_irregular_times(truth, tmp_path):
     time[5] = np.datetime64("NaT")
     with pytest.raises(InputError, match=r"c.nc: 'time' has no date at index 5"):
         open_dataset(CARD, "train", save(truth.assign_coords(time=time), tmp_path / "c.nc"))
+    with pytest.raises(InputError, match=r"d.nc: 'time' has no date at index 0"):
+        open_dataset(CARD, "train", save(truth.isel(time=slice(0)), tmp_path / "d.nc"))
     path = save(truth.assign_coords(time=np.arange(FRAMES)), tmp_path / "b.nc")
     with pytest.raises(InputError, match=r"b.nc: 'time' has no dates \(units 'none'\); expected units such as 'hours since"):
         open_dataset(CARD, "train", path)

@@ -74,7 +74,7 @@ def persistent(read: Callable[[], T], store: Store, what: str = "") -> T:
     for attempt in itertools.count(1):
         try:
             return read()
-        except InputError:
+        except (InputError, MemoryError):
             raise
         except ImportError as error:
             package = PACKAGES.get(str(store).partition("://")[0])

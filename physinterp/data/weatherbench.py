@@ -197,8 +197,8 @@ def _dates(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | None]
         return None, None
     dim = "time" if "time" in found else found[0]
     dates = ds[dim].values.astype("datetime64[ns]")
-    if np.isnat(dates).any():
-        raise InputError(f"{store}: {dim!r} has no date at index {np.isnat(dates).argmax()}; drop it or write its date")
+    if len(dates) == 0 or np.isnat(dates).any():
+        raise InputError(f"{store}: {dim!r} has no date at index {np.isnat(dates).argmax() if len(dates) else 0}; write it")
     return dim, dates
 
 
@@ -362,7 +362,9 @@ def _samples(ds: xr.Dataset, starts: Sequence[int], length: int, system: System)
     dates = ds["time"].values if "time" in ds.coords else None
     time = np.round(system.dt * np.arange(length), 6)
     parts = []
-    block = max(ds.chunksizes["time"])  # alike in all samples: dask would cut each at the borders of all
+    block = max(
+        max(da.chunks[0]) for da in ds.data_vars.values() if da.chunks
+    )  # alike in all samples: dask would cut each at the borders of all
     for start in starts:
         for index in itertools.product(*map(range, extra.values())):
             part = ds.isel(dict(zip(extra, index, strict=True)) | {"time": slice(start, start + length)})
