@@ -140,7 +140,7 @@ class Job:
         """The split that is evaluated: test, or valid where the user's files have no test."""
         if self.options.data is None:
             return "test"
-        found = datasets.splits(self.options.data)
+        found = datasets.splits(self.options.data, self.system)
         for name in ("test", "valid"):
             if name in found:
                 if name == "valid":

@@ -20,10 +20,11 @@ from physinterp import tune
 from physinterp.autoencoder import Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.calibration import Covariance
-from physinterp.emulator import Emulator
+from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName
+from physinterp.samplers import Sampler
 from physinterp.tune import TEMPERATURES, Setting, Unusable, Validation, calibrate, calibrated
 from physinterp.types import Conditioning
 
@@ -157,7 +158,7 @@ def walks(error: float, rho: float, samples: int = 4, frames: int = 2 * LEADS + 
         e = rho * e + math.sqrt(1 - rho**2 if steps else 1) * rng.standard_normal(e.shape)
         steps.append(error * e)
     u = np.repeat(np.cumsum(steps, 0), 2, axis=0)[:frames].swapaxes(0, 1).astype(np.float32)
-    coords = {**KOLMOGOROV.grid.coords, "time": 0.1 * np.arange(frames), "trajectory": ("sample", list("abcd")[:samples])}
+    coords = {**KOLMOGOROV.grid.coords, "time": 0.25 * np.arange(frames), "trajectory": ("sample", list("abcd")[:samples])}
     return xr.Dataset({"vorticity": (("sample", "time", *KOLMOGOROV.grid.names), u)}, coords=coords)
 
 
@@ -169,11 +170,14 @@ def on(ds: xr.Dataset, sigma: float = 0.25, backbone: nn.Module | None = None, f
     stack = FieldStack(KOLMOGOROV.fields, KOLMOGOROV.grid, statistics(KOLMOGOROV))
 
     def emulator(codec: Identity, stepper: nn.Module, correlation: float = 0.0) -> Emulator:
-        return Emulator(KOLMOGOROV, stack, codec, stepper, 0.2, 8, correlation=correlation)
+        return Emulator(KOLMOGOROV, stack, codec, stepper, 0.5, 8, correlation=correlation)
+
+    def sampled(name: ModelName, sampler: Sampler, correlation: float) -> Emulator:
+        return emulator(Identity(1), SampledStepper(model, sampler), correlation)
 
     runs = SimpleNamespace(
         system=KOLMOGOROV, stack=stack, stride=2, preset=PRESET, open={"valid": ds}.__getitem__, emulator=emulator,
-        codec=lambda name: Identity(1), model=lambda name: model, weights=lambda name: "a",
+        sampled=sampled, codec=lambda name: Identity(1), model=lambda name: model, weights=lambda name: "a",
         folder=lambda name: folder / name if folder else None,
     )  # fmt: skip
     return Validation(runs, ModelName("deterministic", "identity", "unet"), ("vorticity",), LEADS)
