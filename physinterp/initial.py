@@ -105,6 +105,8 @@ def read_initial(ds: xr.Dataset, system: System, stack: FieldStack, dt: float, w
     Raises:
         InputError: fields, parameters or coordinates are missing (all are named), or units, grid or times do not fit.
     """
+    if "incomplete" in ds.attrs:
+        raise InputError(f"the forecast is not finished ({ds.attrs['incomplete']}): finish it before it is continued")
     ds = conform(ds, system)
     step = 0
     if "lead_time" in ds.coords:
@@ -132,7 +134,7 @@ def read_initial(ds: xr.Dataset, system: System, stack: FieldStack, dt: float, w
         lost_at=_rows(ds["lost_at"], row).values if {"lost_at", "member"} <= set(ds.coords) else None,
         row=row,
         coords={
-            str(name): da.variable
+            str(name): da.variable.compute()
             for name, da in ds.coords.items()
             if set(da.dims) <= {row, "member", *system.grid.names} and name not in REPLACED
         },
@@ -167,6 +169,11 @@ def conform(ds: xr.Dataset, system: System) -> xr.Dataset:
         if units is not None and _powers(str(units)) != _powers(field.units):
             raise InputError(
                 f"field {field.name!r} is in {units!r}, expected {field.units!r}: convert it, and set its attribute `units`"
+            )
+    for parameter in system.parameters:
+        if not np.isfinite(ds[parameter.name].values).all():
+            raise InputError(
+                f"parameter {parameter.name!r} has values that are not finite: {ds[parameter.name].values.tolist()}"
             )
     system.grid.check(ds)
     return ds

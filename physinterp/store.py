@@ -82,8 +82,10 @@ class Store:
         if not path.exists():
             self._allocate(template, size)
         self._group = zarr.open_group(str(path), mode="r+")
+        names = [n for n in (*self.fields, "latent", "lost_at") if n in template.variables]
+        self._arrays: dict[str, Any] = {name: self._group[name] for name in names}
         samples, members, self.leads = template[self.fields[0]].shape[:3]
-        chunks: tuple[int, ...] = self._array(self.fields[0]).chunks
+        chunks = self._arrays[self.fields[0]].chunks
         self._per_slab, self.blocks = chunks[2], blocks(samples, members, (chunks[0], chunks[1]))
         self._slab: list[Mapping[str, np.ndarray]] = []
         self._pending: deque[Future[None]] = deque()
@@ -110,7 +112,7 @@ class Store:
             return
         at, saved = self._load()
         if saved and saved.leads < self.leads:
-            LOGGER.info("%s: goes on after %s", self.path, self._progress(at, saved.leads))
+            LOGGER.info("%s: an earlier run has %s", self.path, self._progress(at, saved.leads))
             yield at, self.blocks[at], saved
         for i in range(at + 1 if saved else 0, len(self.blocks)):
             yield i, self.blocks[i], None
@@ -132,7 +134,7 @@ class Store:
         self._slab = []
         if time.monotonic() - self._said > QUIET:
             self._said = time.monotonic()
-            LOGGER.info("%s: lead %d of %d in block %d of %d", self.path, after.leads, self.leads, i + 1, len(self.blocks))
+            LOGGER.info("%s: %s", self.path, self._progress(i, after.leads))
         self._wait(QUEUE - 1)
         self._pending.append(self._thread.submit(self._save, i, values, after, tuple(found)))
 
@@ -152,10 +154,10 @@ class Store:
         block = self.blocks[i]
         try:
             for name, u in values.items():
-                self._array(name)[(*block, slice(after.leads - u.shape[2], after.leads))] = u
-            if "latent" in self._group:
-                self._array("latent")[block] = after.latent.numpy()
-                self._array("lost_at")[block] = after.lost_at
+                self._arrays[name][(*block, slice(after.leads - u.shape[2], after.leads))] = u
+            if "latent" in self._arrays and after.leads == self.leads:
+                self._arrays["latent"][block] = after.latent.numpy()
+                self._arrays["lost_at"][block] = after.lost_at
             state = {
                 "position": torch.tensor([i, after.leads]),
                 "latent": after.latent,
@@ -172,9 +174,6 @@ class Store:
                 f"{self.path} cannot be written ({reason}): mend that, and the same call goes on from there"
             ) from error
 
-    def _array(self, name: str) -> Any:
-        return self._group[name]
-
     def _load(self) -> tuple[int, Saved | None]:
         """The block that was begun last, and where it stands."""
         if not self._state.exists():
@@ -184,7 +183,7 @@ class Store:
         return at, Saved(done, state["latent"], state["lost_at"].numpy())
 
     def _progress(self, i: int, done: int) -> str:
-        return f"lead {done} of {self.leads} in block {i + 1} of {len(self.blocks)}; the same call goes on from there"
+        return f"written up to lead {done} of {self.leads} in block {i + 1} of {len(self.blocks)}"
 
     @property
     def _state(self) -> Path:
@@ -217,6 +216,6 @@ class Store:
         chunks = dict.fromkeys(self.fields, (*size, leads, *first.shape[3:]))
         chunks |= {name: (*size, *template[name].shape[2:]) for name in ("latent", "lost_at") if name in template.coords}
         encoding = {name: {"chunks": chunk} for name, chunk in chunks.items()}
-        todo = template.drop_encoding().assign_attrs(incomplete="nothing is written yet; the same call goes on from there")
+        todo = template.drop_encoding().assign_attrs(incomplete="nothing is written yet")
         with replacing(self.path) as part:
             todo.to_zarr(part, mode="w", compute=False, consolidated=True, encoding=encoding, zarr_format=2)
