@@ -7,6 +7,7 @@ import html
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -38,7 +39,8 @@ CAPTIONS = {
     "crps": "Error of the ensemble as a whole against lead time, lower is better.",
     "accuracy": "Error against cost: to the left is cheaper, below is better. Dotted lines cost no network evaluation.",
     "pareto": "Accuracy against spectra, one member: to the left is more accurate, below has the truth's structures at all "
-    "scales. No row is better in both than one on the line.",
+    "scales. No row is better in both than one on the line. Where "
+    "the truth has no energy in the smallest scales, the score of all bands measures those alone.",
     "budget": "Where the squared error of a member comes from: lost by the codec, added by one step, grown by feedback.",
     "spectra": "Energy at each scale, large ones at the left. Middle: over that of the truth, 1 is right. Below, where "
     "shown: the error's energy over the truth's, by cause; 1 is the black line.",
@@ -70,7 +72,7 @@ def page(results: Results) -> str:
     return template.substitute(
         title=_text(f"{results.system.title}: which emulator?"),
         subtitle=_text(f"benchmark {d['system']}, preset {d['preset_name']}, {d['data']} data, split {d['split']}"),
-        summary="".join(f"<h3>{_text(t)}</h3>{_list(sentences)}" for t, sentences in summary(results).items()),
+        summary="".join(f"<h3>{_text(t)}</h3>{_list(s, results.scores)}" for t, s in summary(results).items()),
         words=_definitions(WORDS),
         table=_table(results, fields[0]),
         tables="".join(
@@ -82,7 +84,7 @@ def page(results: Results) -> str:
         second=_options(maps["methods"], _rival(results)),
         last=len(maps["leads"]) - 1,
         figures=_figures(results),
-        definitions=_definitions({name: _sentence(text) for name, text in sorted(d["definitions"].items())}),
+        definitions=_definitions(dict(sorted(d["definitions"].items()))),
         reproduce=_reproduce(results),
     )
 
@@ -94,8 +96,11 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _list(sentences: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(s)}</li>' for s in sentences)}</ul>"
+def _list(sentences: Iterable[str], names: Iterable[str]) -> str:
+    """Sentences with the names of methods in bold."""
+    known = "|".join(re.escape(_text(name)) for name in sorted(names, key=len, reverse=True))
+    bold = (re.sub(rf"(?<![\w/-])({known})(?![\w/@-])", r"<b>\1</b>", _text(s)) for s in sentences)
+    return f"<ul>{''.join(f'<li>{s}</li>' for s in bold)}</ul>"
 
 
 def _definitions(words: Mapping[str, str]) -> str:
@@ -104,10 +109,6 @@ def _definitions(words: Mapping[str, str]) -> str:
 
 def _options(names: Iterable[str], chosen: str | None = None) -> str:
     return "".join(f"<option{' selected' if n == chosen else ''}>{_text(n)}</option>" for n in names)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def _title(results: Results, field: str) -> str:
@@ -122,7 +123,7 @@ def _table(results: Results, field: str) -> str:
     leads = results.leads()
     middle = leads[len(leads) // 2]
     scores = [("VRMSE", "vrmse_mean", lead) for lead in leads] + [("CRPS", "crps", lead) for lead in leads]
-    scores += [("spread / skill", "spread_skill", middle), ("SRMSE, middle band", "srmse_mid", middle)]
+    scores += [("spread / skill", "spread_skill", middle), ("SRMSE mid", "srmse_mid", middle)]
     found = results.table.sel(field=field)
     columns = [f"{name} <small>lead {lead:g}</small>" for name, _, lead in scores]
     costs = ["evaluations <small>per step</small>", "time <small>ms per step</small>", "size <small>parameters</small>"]
@@ -284,7 +285,8 @@ def _resampled(values: xr.DataArray, system: System, shape: tuple[int, int]) -> 
     first, second = system.grid.axes
     index = []
     for axis, size in ((second, shape[0]), (first, shape[1])):
-        places = axis.start + axis.length * (np.arange(size) + 0.5) / size
+        edge = 0.5 / axis.size if axis.boundary == "periodic" else 0.0  # the first point is in the middle of its cell
+        places = axis.start + axis.length * ((np.arange(size) + 0.5) / size - edge)
         index.append(np.abs(places[:, None] - axis.points).argmin(1))
     u = values.transpose("lead_time", second.name, first.name).values
     return u[:, index[0][::-1, None], index[1]]

@@ -19,7 +19,7 @@ import xarray as xr
 from artificial import LEADS, ROWS, SAMPLES, SYSTEM, WEIGHTS, results
 from matplotlib.figure import Figure
 from PIL import Image
-from toy import KOLMOGOROV
+from toy import KOLMOGOROV, dataset
 
 from physinterp import benchmark, cli, plot, report
 from physinterp.checkpoint import digest
@@ -322,7 +322,7 @@ def test_the_maps_of_the_page(page, found):
     for k in (0, 4):
         image = decoded(field["truth"][k])
         assert image.shape == (8, 32, 3)  # 16 x 8 points on a domain of 4 x 1
-        places = {"x": 4 * (np.arange(32) + 0.5) / 32, "y": 1 - (np.arange(8) + 0.5) / 8}  # of the pixels, from above
+        places = {"x": 4 * (np.arange(32) - 0.5) / 32, "y": 1 - (np.arange(8) + 0.5) / 8}  # of the pixels, from above
         at = truth.isel(lead_time=k).sel(places, method="nearest").transpose("y", "x")
         level = (at.values - colours["vmin"]) / (colours["vmax"] - colours["vmin"])
         np.testing.assert_allclose(image, 255 * matplotlib.colormaps[colours["cmap"]](level)[..., :3], atol=8)
@@ -331,6 +331,18 @@ def test_the_maps_of_the_page(page, found):
         pictures = field["methods"][name]
         assert len(pictures) == LEADS and len({p[0] for p in pictures}) == LEADS
         assert pictures[0][2] == f"{float(found.table['value'].sel(row=name, field='buoyancy', score='vrmse_mean')[0]):.4f}"
+
+
+def test_a_map_at_the_resolution_of_the_grid_is_the_field():
+    u = dataset(KOLMOGOROV, 1, 2).isel(sample=0).rename(time="lead_time")["vorticity"]
+    found = report._resampled(u, KOLMOGOROV, (16, 16))
+    np.testing.assert_array_equal(found, u.transpose("lead_time", "y", "x").values[:, ::-1])
+
+
+def test_methods_are_bold_as_words():
+    found = report._list(["si-em beats si-em/dcae-unet, si-e and <x>; si-empty"], ["si-e", "si-em", "si-em/dcae-unet"])
+    bold = "<b>si-em</b> beats <b>si-em/dcae-unet</b>, <b>si-e</b> and &lt;x&gt;; si-empty"
+    assert found == f"<ul><li>{bold}</li></ul>"
 
 
 def test_pictures_of_values():
