@@ -118,11 +118,7 @@ def test_units_in_other_words(units, others):
     [
         (
             lambda ds: ds.drop_vars(["pressure", "velocity_y", "Prandtl", "y"]),
-<<<<<<< HEAD
-            r"missing fields \['pressure', 'velocity_y'\], missing parameters \['Prandtl'\], missing coordinates \['y'\]",
-=======
             r"'rbc': missing fields \['pressure', 'velocity_y'\], missing parameters \['Prandtl'\], missing coordinates",
->>>>>>> forecast
         ),
         (lambda ds: ds.isel(y=0).drop_vars("Rayleigh"), r"missing parameters \['Rayleigh'\], missing dimensions \['y'\]"),
         (lambda ds: dataset(KOLMOGOROV).assign_attrs(system="kolmogorov"), "system 'rbc', but are of 'kolmogorov': missing"),
