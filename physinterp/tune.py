@@ -222,7 +222,8 @@ class Trial:
 
     Attributes:
         setting: how the model was sampled.
-        vrmse: of a member; srmse: of a member, all bands; crps: in standard deviations of the training split; each the
+        vrmse: of a member; srmse: of a member, low and middle band, for in the high one the truth
+            may have nothing to compare with; crps: in standard deviations of the training split; each the
             mean over headline fields, cases and leads.
         seconds: per physical step of one member, see `cost`.
     """
@@ -317,7 +318,8 @@ def trial(validation: Validation, setting: Setting, members: int, seconds: float
     emulator = validation.emulator(setting)
     forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1)
     ds = with_mean(ev.evaluate(forecasts, validation.cases, emulator), validation.headline).sel(field=MEAN)
-    vrmse, srmse, crps = (float(x.mean()) for x in (ds["vrmse_member"], ds["srmse"].sel(band="total"), ds["crps"]))
+    spectral = ds["srmse"].sel(band=["low", "mid"])
+    vrmse, srmse, crps = (float(x.mean()) for x in (ds["vrmse_member"], spectral, ds["crps"]))
     if not all(math.isfinite(x) for x in (vrmse, srmse, crps)):
         raise Unusable(f"{setting.sampler} loses forecasts of the validation split at temperature {setting.temperature:g}")
     return Trial(setting, vrmse, srmse, crps, seconds)
