@@ -25,6 +25,7 @@ from physinterp.results import hardware
 from physinterp.system import System, load_system
 from physinterp.types import Conditioning
 
+MEMBERS = 4
 ROWS = (
     "deterministic-dressed",
     "si-e@2",
@@ -73,8 +74,9 @@ def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[fl
         model.covariance.fit(0.01 * torch.randn(64, *shape))
     sampler = make_sampler(what, model, {})
     clock = Clock([m.backbone for m in (model, getattr(model, "twin", None)) if m is not None])
-    cond, members, step = Conditioning(torch.zeros(batch, len(system.parameters))), torch.arange(batch), iter(range(10**6))
-    draws = [torch.randn(z.shape) for _ in range(8)]
+    cond, step = Conditioning(torch.zeros(batch, len(system.parameters))), iter(range(10**6))
+    members = torch.arange(batch) % MEMBERS
+    draws = [model.colour(torch.randn(z.shape)) for _ in range(8)]
 
     def run(noise: Callable[[], Callable[[int], Tensor]]) -> tuple[float, float]:
         clock.seconds, begun = 0.0, time.perf_counter()
@@ -84,7 +86,7 @@ def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[fl
     with torch.inference_mode():
         run(lambda: draws.__getitem__)
         ready = [run(lambda: draws.__getitem__) for _ in range(repeats)]
-        generated = Noise(0, tuple(shape))
+        generated = Noise(0, shape, colour=model.colour)
         whole = [run(lambda: generated.of(next(step), members, torch.device("cpu"))) for _ in range(repeats)]
     inside = statistics.median(i for _, i in ready)
     return inside, *(statistics.median((t - i) / i for t, i in times) for times in (ready, whole))

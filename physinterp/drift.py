@@ -53,10 +53,6 @@ class Drift(Model, ABC):
     def levels(self, u: Tensor) -> Tensor:
         """The law of s in training: s from uniform draws u, (B,)."""
 
-    @abstractmethod
-    def colour(self, noise: Tensor) -> Tensor:
-        """The noise of the interpolant from white noise (B, C, *S)."""
-
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
         if sampler is None:
             raise ValueError("a drift is advanced by a sampler and got none")
@@ -64,7 +60,7 @@ class Drift(Model, ABC):
         def b(x_s: Tensor, s: Tensor, source: Tensor, cond: Conditioning) -> Tensor:
             return self.drift(x_s, s, source, z, cond)
 
-        return sampler(b, self.source(z, cond), cond, noise=lambda k: self.colour(noise(k)))
+        return sampler(b, self.source(z, cond), cond, noise=noise)
 
 
 class StateDrift(Drift):
@@ -102,9 +98,6 @@ class StateDrift(Drift):
 
     def source(self, x0: Tensor, cond: Conditioning) -> Tensor:
         return x0
-
-    def colour(self, noise: Tensor) -> Tensor:
-        return noise
 
     def levels(self, u: Tensor) -> Tensor:
         return (u - self.at_zero).clamp(min=0) / (1 - self.at_zero)

@@ -263,7 +263,8 @@ class Emulator:
         self, z: Tensor, rows: Rows, first: int, steps: int, seed: int, watchdog: Watchdog
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Latent state and normalised fields of the rows, per step after the first `first`."""
-        noise = Noise(seed, tuple(z.shape[1:]), self.correlation)
+        colour = self.stepper.model.colour if isinstance(self.stepper, SampledStepper) else torch.clone
+        noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour)
         for step in range(first, first + steps):
 
             def advance(i: Tensor, z: Tensor = z, step: int = step) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -24,10 +25,19 @@ class Noise:
         seed: of all members and steps.
         shape: of a draw.
         correlation: rho in [0, 1), between successive physical steps.
+        colour: what a model makes of white noise (B, C, *S). It is applied to each draw alone, once: the rows of a batch
+            that belong to one member share it.
     """
 
-    def __init__(self, seed: int, shape: tuple[int, ...], correlation: float = 0.0) -> None:
-        self.seed, self.shape, self.correlation = seed, shape, correlation
+    def __init__(
+        self,
+        seed: int,
+        shape: tuple[int, ...],
+        correlation: float = 0.0,
+        colour: Callable[[Tensor], Tensor] = torch.clone,
+    ) -> None:
+        self.seed, self.shape, self.correlation, self.colour = seed, shape, correlation, colour
+        self._coloured: dict[tuple[int, int, int], Tensor] = {}  # of one step
         self._white: dict[tuple[int, int], tuple[torch.Generator, list[Tensor]]] = {}
         self._kept: dict[tuple[int, int], tuple[int, Tensor]] = {}  # (member, k): the last step that was asked for
 
@@ -57,4 +67,12 @@ class Noise:
 
     def of(self, step: int, members: Tensor, device: torch.device) -> NoiseFn:
         """noise(k) of a batch whose rows belong to these members."""
-        return lambda k: torch.stack([self.draw(step, int(m), k) for m in members]).to(device)
+        return lambda k: torch.stack([self._of_member(step, m, k, device) for m in members.tolist()])
+
+    def _of_member(self, step: int, member: int, k: int, device: torch.device) -> Tensor:
+        """A draw through `colour`, shape `shape`, on the device."""
+        if self._coloured and next(iter(self._coloured))[0] != step:
+            self._coloured.clear()
+        if (step, member, k) not in self._coloured:
+            self._coloured[step, member, k] = self.colour(self.draw(step, member, k).to(device)[None])[0]
+        return self._coloured[step, member, k]

@@ -17,6 +17,7 @@ from physinterp import benchmark, plot
 from physinterp import evaluate as ev
 from physinterp.autoencoder import Identity
 from physinterp.baselines.reference import Persistence
+from physinterp.emulator import Emulator
 from physinterp.results import Results
 from physinterp.system import System
 
@@ -43,7 +44,7 @@ def results(folder: Path, system: System = SYSTEM, budget: bool = True) -> Resul
         example: list[Tensor] = []
         forecasts = benchmark.noted(noisy(truth, system, size, members), example)
         if name == "si-em":
-            forecasts = benchmark.stored(forecasts, e, truth, folder / "forecast.zarr", "stamp", name)
+            forecasts = stored(list(forecasts), e, truth, folder / "forecast.zarr")
         ds = ev.evaluate(forecasts, truth, e)
         ds["example"] = ("lead_time", "field", *system.grid.names), torch.stack(example).numpy()
         record = {"seconds_per_step": 1e-3 * size}
@@ -65,6 +66,16 @@ def results(folder: Path, system: System = SYSTEM, budget: bool = True) -> Resul
         patch.setattr(Results, "draw", lambda *args: None)
         found.write(system.field_names[:1], "si-em", WEIGHTS, 12.0)
     return found
+
+
+def stored(forecasts: list[Tensor], e: Emulator, truth: ev.Cases, path: Path) -> list[Tensor]:
+    """Forecasts, written as the benchmark does."""
+    u = torch.stack(forecasts, 2)
+    coords = {"sample": range(len(u)), "member": range(u.shape[1]), "lead_time": truth.truth.lead_time.values}
+    e.stack.unpack(e.stack.normalise(u), coords).to_zarr(path, consolidated=False, zarr_format=2)
+    known = truth.truth.drop_vars("trajectory").drop_attrs().drop_encoding()
+    known.to_zarr(path, group="truth", mode="a", consolidated=False, zarr_format=2)
+    return forecasts
 
 
 def noisy(truth: ev.Cases, system: System, size: float, members: int) -> Iterator[Tensor]:
