@@ -31,6 +31,7 @@ from physinterp.types import Conditioning
 
 FLOAT = 4  # bytes
 COPIES = 6  # of the parameters in training: weights, gradient, two moments, moving average, the best so far
+STATES = 5  # of the states of the training split, while the statistics of their steps are taken
 SCORING = 6  # copies of one lead's forecasts in single precision that the scores take
 BATCH = 16  # trajectories that the solver advances together
 QUICK = 2.0  # seconds
@@ -179,7 +180,7 @@ class Plan:
         scoring = SCORING * FLOAT * self._values * self.cases * self.preset.members
         return {
             "libraries": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-            "states of train and valid": self._states("train", "valid") + self.latents,
+            "states of train and valid": STATES * self._states("train") + self._states("valid") + self.latents,
             "training or forecasting": max(training, scoring),
         }
 
