@@ -13,7 +13,7 @@ from physinterp.checkpoint import load_json
 from physinterp.config import home
 from physinterp.data import open_dataset, splits
 from physinterp.data.hdf5 import SUFFIXES
-from physinterp.emulator import Emulator, SampledStepper
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, ModelName, make_sampler, sampler_steps
 from physinterp.runs import Runs
@@ -65,14 +65,11 @@ def load(
     if name.codec != "identity" and not runs.trained(codec_key):
         raise InputError(f"{runs.folder(codec_key)} is missing, which {name} works in: copy it too, or train again")
     choice = _choose(runs, name, sampler, steps, setting)
-    network = runs.model(name)
-    provenance: dict[str, str | int | float] = {"model": f"{runs.root.name}/{name}", "weights": _hash(runs, name)}
     if choice is None:
-        return runs.emulator(runs.codec(name.codec), SampledStepper(network, None), provenance=provenance)
+        return runs.sampled(name, None)
     row = Method(name.objective, choice.sampler)
-    used = make_sampler(row, network, {choice.sampler: choice.steps}, choice.temperature)
-    provenance |= {"sampler": choice.sampler, "sampler_steps": choice.steps, "temperature": choice.temperature}
-    return runs.emulator(runs.codec(name.codec), SampledStepper(network, used), choice.correlation, provenance)
+    used = make_sampler(row, runs.model(name), {choice.sampler: choice.steps}, choice.temperature)
+    return runs.sampled(name, used, choice.correlation)
 
 
 def folder(model: str | Path) -> Path:
@@ -101,12 +98,6 @@ def folder(model: str | Path) -> Path:
 
 def _trained() -> Iterator[Path]:
     return (p.parent for p in (home() / "runs").glob("*/*-*-*/model.json") if (p.parent / "weights.safetensors").is_file())
-
-
-def _hash(runs: Runs, name: ModelName) -> str:
-    """Short hashes of the weights that a latent state depends on: model, and codec where there is one."""
-    found = [runs.weights(name), *([] if name.codec == "identity" else [runs.weights(f"codec-{name.codec}")])]
-    return "/".join(map(str, found))
 
 
 # how it is sampled -----------------------------------------------------------------------------------------------------

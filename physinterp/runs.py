@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import xarray as xr
@@ -27,16 +27,18 @@ from physinterp.config import Preset, Training, home
 from physinterp.data import open_dataset
 from physinterp.data.statistics import Statistics, statistics
 from physinterp.drift import ForecastDrift, StateDrift
-from physinterp.emulator import Emulator
+from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
+from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System
 from physinterp.train import STATE, Pairs, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
+Provenance: TypeAlias = dict[str, str | int | float]
 FORMAT = 3  # raised when weights trained by an earlier version must not be reused
 
 
@@ -224,11 +226,7 @@ class Runs:
         return record | {"reused": str(name) in self._reused}
 
     def emulator(
-        self,
-        codec: nn.Module,
-        stepper: nn.Module,
-        correlation: float = 0.0,
-        provenance: Mapping[str, str | int | float] | None = None,
+        self, codec: nn.Module, stepper: nn.Module, correlation: float = 0.0, provenance: Provenance | None = None
     ) -> Emulator:
         """The emulator of a codec and a stepper, with noise of a correlation between steps."""
         p = self.preset
@@ -237,6 +235,16 @@ class Runs:
             self.system, self.stack, codec, stepper, p.step, p.micro_batch, self.device, correlation,  # type: ignore[arg-type]
             provenance=provenance,
         )  # fmt: skip
+
+    def sampled(self, name: ModelName, sampler: Sampler | None, correlation: float = 0.0) -> Emulator:
+        """The emulator of a trained model and a sampler; its forecasts say which weights and which sampler made them."""
+        stepper, codec = SampledStepper(self.model(name), sampler), self.codec(name.codec)
+        weights = [self.weights(name), *([] if name.codec == "identity" else [self.weights(f"codec-{name.codec}")])]
+        provenance: Provenance = {"model": f"{self.root.name}/{name}", "weights": "/".join(map(str, weights))}
+        if sampler is not None:
+            key = next(key for key, kind in SAMPLERS.items() if kind is type(sampler))
+            provenance |= {"sampler": key, "sampler_steps": sampler.steps, "temperature": sampler.temperature}
+        return self.emulator(codec, stepper, correlation, provenance)
 
     def _untrained(self, name: ModelName, measured: bool = True) -> Model:
         """A model to be trained; or, with a scale that is not measured, to take weights, which hold it: no data are read."""
