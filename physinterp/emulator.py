@@ -128,10 +128,11 @@ class Emulator:
         """
         rows = Rows.of(parameters.to(self.device), range(members))
         watchdog = watchdog or self.watchdog()
-        watchdog.begin(rows, x[rows.sample])
-        z = self._encode(x[rows.sample], rows)
+        x = x[rows.sample]
+        watchdog.begin(rows, x, x)
+        z = self._encode(x, rows)
         for _, decoded in self._roll(z, rows, 0, steps, seed, watchdog):
-            yield decoded.unflatten(0, (len(x), members))
+            yield decoded.unflatten(0, (len(parameters), members))
 
     @torch.inference_mode()
     def reconstruct(self, x: Tensor, parameters: Tensor) -> Tensor:
@@ -243,15 +244,16 @@ class Emulator:
         """The states of a block, one per step, from the start or from where an earlier run stopped."""
         parameters, members = start.parameters[block[0]], start.members[block[1]]
         rows, shape = Rows.of(parameters.to(self.device), members, block[0].start), (len(parameters), len(members))
-        x, done, lost_at = None, 0, np.full(shape, np.nan)
+        done, lost_at = 0, np.full(shape, np.nan) if start.lost_at is None else start.lost_at[block]
+        x = None if start.x is None else start.fields(block).flatten(0, 1)
         if saved is not None:
             done, z, lost_at = saved.leads, saved.latent.flatten(0, 1), saved.lost_at
-        elif start.latent is not None:
-            z, lost_at = start.latent[block].flatten(0, 1), lost_at if start.lost_at is None else start.lost_at[block]
-        else:
-            x = start.fields(block).flatten(0, 1)
+        elif x is not None:
             z = self._encode(x, rows)
-        watchdog.begin(rows, x, lost=~z.flatten(1).isfinite().all(1))
+        elif start.latent is not None:
+            z = start.latent[block].flatten(0, 1)
+        before = x if saved is None and x is not None else self._decode(z, rows)
+        watchdog.begin(rows, before, first=x, lost=~z.flatten(1).isfinite().all(1))
         first = start.step + done
         states = self._roll(z, rows, first, steps - done, start.seed, watchdog)
         for step, (latent, fields) in enumerate(states, first + 1):

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,17 +70,18 @@ class Watchdog:
         self.stack, self.parameters, self.dt, self.bound = stack, tuple(parameters), dt, bound
         self.blowups: list[Blowup] = []
 
-    def begin(self, rows: Rows, x: Tensor | None, lost: Tensor | None = None) -> None:
+    def begin(self, rows: Rows, x: Tensor, first: Tensor | None = None, lost: Tensor | None = None) -> None:
         """Take up a batch of rows.
 
         Arguments:
             rows: what each of them is.
-            x: their normalised initial fields (R, C, *S), None where the forecast begins from a latent state.
+            x: their normalised fields (R, C, *S) before the first step that is checked.
+            first: those of the initial state, where they are known.
             lost: rows that are lost already, (R,).
         """
-        self._rows = rows
+        self._rows, self._peak = rows, _peaks(x)
+        self._first = None if first is None else _peaks(first)
         self.lost = torch.zeros(len(rows.sample), dtype=torch.bool) if lost is None else lost.clone()
-        self._first = self._peak = None if x is None else _peaks(x)
 
     def check(self, x: Tensor, step: int) -> Tensor:
         """Rows that are lost by a step (from 1), shape (R,) of bool; x (R, C, *S), normalised, on the CPU."""
@@ -87,21 +89,20 @@ class Watchdog:
         lost = ~(peak <= self.bound).all(1)
         if bool(lost.any()):
             for row in (lost & ~self.lost).nonzero().flatten().tolist():
-                self._report(row, x[row], step)
+                self._report(row, x[row].numpy(), step)
             self.lost |= lost
         self._peak = peak
         return self.lost
 
-    def _report(self, row: int, x: Tensor, step: int) -> None:
+    def _report(self, row: int, x: np.ndarray, step: int) -> None:
         """Record a member that is lost now; the first of a field is logged."""
-        size = torch.where(x.isfinite(), x.abs(), torch.inf)
-        worst = int(size.argmax())
-        channel, *index = (int(i) for i in torch.unravel_index(torch.tensor(worst), x.shape))
+        size = np.where(np.isfinite(x), np.abs(x), np.inf)
+        channel, *index = map(int, np.unravel_index(size.argmax(), x.shape))
         axes = self.stack.grid.axes
         found = Blowup(
             variable=self.stack.names[channel],
             place={axis.name: float(axis.points[i]) for axis, i in zip(axes, index, strict=True)},
-            value=float(x.flatten()[worst]),
+            value=float(x[channel, *index]),
             step=step,
             lead_time=step * self.dt,
             sample=int(self._rows.sample[row]),
@@ -112,7 +113,7 @@ class Watchdog:
             LOGGER.warning("%s", found)
         self.blowups.append(found)
 
-    def _cause(self, row: int, size: Tensor) -> str:
+    def _cause(self, row: int, size: np.ndarray) -> str:
         """What may have done it, from the state at the start, the parameters and the step before."""
         if self._first is not None and float(self._first[row].max()) > FAR:
             peak, channel = self._first[row].max(0)
@@ -124,15 +125,13 @@ class Watchdog:
             if self._rows.cond.parameters is not None and abs(float(self._rows.cond.parameters[row, i])) > 1 + 1e-6:
                 low, high = parameter.values
                 return f"the parameter {parameter.name} lies outside {low:g} to {high:g}, the range of the card"
-        if self._peak is None:
-            return "the step from the latent state; check that it belongs to these weights"
         before = float(self._peak[row].max())
         if before > FAR:
             return (
                 f"growth over several steps, {before:.3g} standard deviations in the step before: the rollout is unstable; "
                 "try a sampler with less noise, or train longer"
             )
-        share = float((size > self.bound).float().mean())
+        share = float((size > self.bound).mean())
         if share > 0.5:
             return (
                 f"a network that returns {share:.0%} unusable values for a sound state ({before:.3g} standard deviations): "
