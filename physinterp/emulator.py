@@ -266,7 +266,7 @@ class Emulator:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Latent state and normalised fields of the rows, per step after the first `first`."""
         colour = self.stepper.model.colour if isinstance(self.stepper, SampledStepper) else torch.clone
-        noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour)
+        noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour, self.micro_batch)
         for step in range(first, first + steps):
 
             def advance(i: Tensor, z: Tensor = z, step: int = step) -> Tensor:

@@ -25,8 +25,8 @@ class Noise:
         seed: of all members and steps.
         shape: of a draw.
         correlation: rho in [0, 1), between successive physical steps.
-        colour: what a model makes of white noise (B, C, *S). It is applied to each draw alone, once: the rows of a batch
-            that belong to one member share it.
+        colour: what a model makes of white noise (B, C, *S); the rows of a batch that belong to one member share it.
+        batch: rows that `colour` sees at once; the last one is filled up, as those of the stepper are.
     """
 
     def __init__(
@@ -35,8 +35,10 @@ class Noise:
         shape: tuple[int, ...],
         correlation: float = 0.0,
         colour: Callable[[Tensor], Tensor] = torch.clone,
+        batch: int = 16,
     ) -> None:
-        self.seed, self.shape, self.correlation, self.colour = seed, shape, correlation, colour
+        self.seed, self.shape, self.correlation = seed, shape, correlation
+        self.colour, self.batch = colour, batch
         self._coloured: dict[tuple[int, int, int], Tensor] = {}  # of one step
         self._white: dict[tuple[int, int], tuple[torch.Generator, list[Tensor]]] = {}
         self._kept: dict[tuple[int, int], tuple[int, Tensor]] = {}  # (member, k): the last step that was asked for
@@ -67,12 +69,21 @@ class Noise:
 
     def of(self, step: int, members: Tensor, device: torch.device) -> NoiseFn:
         """noise(k) of a batch whose rows belong to these members."""
-        return lambda k: torch.stack([self._of_member(step, m, k, device) for m in members.tolist()])
+        names = members.tolist()
 
-    def _of_member(self, step: int, member: int, k: int, device: torch.device) -> Tensor:
-        """A draw through `colour`, shape `shape`, on the device."""
+        def draws(k: int) -> Tensor:
+            self._colour(step, sorted(set(names)), k, device)
+            return torch.stack([self._coloured[step, m, k] for m in names])
+
+        return draws
+
+    def _colour(self, step: int, members: list[int], k: int, device: torch.device) -> None:
+        """Put the draws of the members through `colour` where that is not done yet."""
         if self._coloured and next(iter(self._coloured))[0] != step:
             self._coloured.clear()
-        if (step, member, k) not in self._coloured:
-            self._coloured[step, member, k] = self.colour(self.draw(step, member, k).to(device)[None])[0]
-        return self._coloured[step, member, k]
+        todo = [m for m in members if (step, m, k) not in self._coloured]
+        for first in range(0, len(todo), self.batch):
+            part = todo[first : first + self.batch]
+            filled = [*part, *part[-1:] * (self.batch - len(part))]
+            noise = self.colour(torch.stack([self.draw(step, m, k) for m in filled]).to(device))
+            self._coloured |= {(step, m, k): e for m, e in zip(part, noise, strict=False)}
