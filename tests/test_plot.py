@@ -7,6 +7,7 @@ import io
 import itertools
 from collections.abc import Callable
 
+import matplotlib
 import matplotlib.image
 import matplotlib.pyplot as plt
 import numpy as np
@@ -60,8 +61,11 @@ def test_the_animation_has_a_frame_per_lead(found, tmp_path, monkeypatch):
         frames = []
         for k in range(LEADS):
             image.seek(k)
-            frames.append(np.asarray(image.convert("L"), dtype=float))
+            frames.append(np.asarray(image.convert("RGB"), dtype=float))
     assert all(np.abs(a - b).mean() > 0.1 for a, b in itertools.pairwise(frames))
+    for end in (0.0, 1.0):  # the colour bar of the error keeps its ends
+        colour = 255 * np.array(matplotlib.colormaps["PuOr_r"](end)[:3])
+        assert np.abs(frames[0] - colour).max(-1).min() < 10
     assert not list(tmp_path.glob("*.part"))
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import xarray as xr
 from matplotlib.animation import Animation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from physinterp.checkpoint import replacing
 from physinterp.errors import InputError
@@ -21,13 +23,14 @@ from physinterp.system import System, near
 
 PALETTE = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    *("#8c564b", "#7f7f7f", "#a6761d", "#4b0082", "#44AA99"),
+    *("#8c564b", "#7f7f7f", "#a6761d", "#4b0082", "#882255"),
 )
 LINES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 FLOOR = {"color": "#999999", "linestyle": ":"}  # the codec alone
 PARTS = ("#999999", "#56B4E9", "#D55E00")  # of the error budget: codec, one step, feedback
 RESOLUTION = 110  # dots per inch
+GREYS = 32  # colours of a GIF for text and lines
 FORMATS = ("png", "svg", "pdf")
 
 
@@ -89,6 +92,24 @@ def finite(values: xr.DataArray) -> xr.DataArray:
     return values.where(np.isfinite(values))
 
 
+class Gif(PillowWriter):
+    """A GIF whose palette is greys and the colour maps of the figure, so that no map loses its ends."""
+
+    _frames: list[Image.Image]
+
+    def finish(self) -> None:
+        """Write the file."""
+        maps = {c.get_cmap().name: c.get_cmap() for ax in self.fig.axes for c in ax.collections}
+        each = (256 - GREYS) // len(maps)
+        colours = [matplotlib.colormaps["gray"](np.linspace(0, 1, GREYS))]
+        colours += [m(np.linspace(0, 1, each)) for m in maps.values()]
+        palette = Image.new("P", (1, 1))
+        palette.putpalette((255 * np.concatenate(colours)[:, :3]).round().astype(np.uint8).tobytes())
+        frames = [frame.convert("RGB") for frame in self._frames]
+        self._frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+        super().finish()
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     buffer = io.BytesIO()
@@ -111,5 +132,5 @@ def save(drawn: Figure | Animation, path: Path) -> None:
             return
         with tempfile.TemporaryDirectory() as folder:  # the writer takes the format from the ending
             made = Path(folder) / "animation.gif"
-            drawn.save(made, writer=PillowWriter(fps=4), dpi=RESOLUTION)
+            drawn.save(made, writer=Gif(fps=4), dpi=RESOLUTION)
             shutil.copyfile(made, part)
