@@ -226,7 +226,7 @@ def plan(
 def forecast(
     model: Annotated[str, typer.Argument(help="Folder of a trained model, or rbc or rbc/interpolant-identity-unet.")],
     init: Annotated[
-        Path, typer.Option(help="Initial states: netCDF or zarr, a forecast to continue, or data of the system.")
+        str, typer.Option(help="Initial states: netCDF or zarr, a forecast to continue, or data of the system, also a URL.")
     ],
     out: Annotated[Path, typer.Option(help="The zarr store to write.")],
     steps: Annotated[int, typer.Option(min=1, help="Leads.")] = 10,

@@ -191,12 +191,12 @@ class Emulator:
             InputError: data that do not fit (see `read_initial`), numbers below 1, something else at `out`, no space
                 left on the disk.
         """
-        start, relabel = self._start(initial, steps, members, seed), find_layout(layout)
+        start, shown = self._start(initial, steps, members, seed), find_layout(layout)
         size, watchdog = self._size(start, chunk), self.watchdog()
         if out is not None:
-            template = relabel(self._allocate(start, steps, partial(dask.array.zeros, chunks=-1)), self.system)
+            template = shown.relabel(self._allocate(start, steps, partial(dask.array.zeros, chunks=-1)), self.system)
             request = self._request(start, steps, layout)
-            with Store(Path(out).expanduser(), template, self.stack.names, request, size, overwrite) as store:
+            with Store(Path(out).expanduser(), template, shown.places(self.system), request, size, overwrite) as store:
                 for i, block, saved in store.remaining():
                     done = saved.leads if saved else 0
                     for k, state in enumerate(self._run(start, block, steps, watchdog, saved), done + 1):
@@ -204,13 +204,13 @@ class Emulator:
                         store.write(i, self._physical(state.x), after, watchdog.blowups)
             return store.open()
         ds = self._allocate(start, steps, np.empty)
-        relabel(ds, self.system)  # says what is wrong with the layout before the work
+        shown.relabel(ds, self.system)  # says what is wrong with the layout before the work
         for block in blocks(len(start.parameters), len(start.members), size):
             for k, state in enumerate(self._run(start, block, steps, watchdog)):
                 for name, u in self._physical(state.x).items():
                     ds[name].values[(*block, k)] = u
             ds["latent"].values[block], ds["lost_at"].values[block] = state.z, state.lost_at
-        return relabel(ds.assign_attrs(messages(start.attrs, watchdog.blowups)), self.system)
+        return shown.relabel(ds.assign_attrs(messages(start.attrs, watchdog.blowups)), self.system)
 
     # the parts of a forecast ---------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ import xarray as xr
 
 from physinterp.checkpoint import load_json
 from physinterp.config import home
-from physinterp.data import open_dataset, splits
+from physinterp.data import REMOTE, open_dataset, splits
 from physinterp.data.hdf5 import SUFFIXES
+from physinterp.data.store import located
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, ModelName, make_sampler, sampler_steps
@@ -173,25 +174,29 @@ def _calibrations(home_of: Path, first: str, weights: str | None) -> list[Settin
 # the initial state -----------------------------------------------------------------------------------------------------
 
 
-def initial_state(path: str | Path, system: System, time: int | None = None) -> xr.Dataset:
-    """The initial state in a file, in memory.
+def initial_state(data: str | Path, system: System, time: int | None = None) -> xr.Dataset:
+    """The initial state in a file.
 
     Arguments:
-        path: netCDF or zarr with the fields, a forecast to be continued, or data that `open_dataset` reads.
+        data: netCDF or zarr with the fields by name, such as a forecast to be continued; or a file, folder or URL that
+            `open_dataset` reads: the whole of a record, and of simulated data the split test where there are more.
         system: of the model.
         time: number of the frame, from 0; where None the first, in simulated data the first after the spin-up.
     Raises:
         InputError: no such file, a damaged one, one of another format, or no such frame.
     """
-    path = Path(path).expanduser()
+    path = located(data)
+    if isinstance(path, str):
+        return _frame(_trajectories(path, system, time), path, time)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
     zarr = any((path / name).is_file() for name in (".zgroup", ".zmetadata", "zarr.json"))
     if path.suffix in SUFFIXES or (path.is_dir() and not zarr):
-        return _frame(_trajectories(path, system, time), path, time or 0)
+        return _frame(_trajectories(path, system, time), path, time)
     try:
         with xr.open_zarr(path) if zarr else xr.open_dataset(path, engine="netcdf4") as ds:
-            return _frame(ds, path, time).load()
+            if system.adapter not in REMOTE or set(system.field_names) <= set(ds.data_vars):
+                return _frame(ds, path, time).load()
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:
@@ -199,12 +204,15 @@ def initial_state(path: str | Path, system: System, time: int | None = None) -> 
         raise InputError(
             f"{path} cannot be read as {'zarr' if zarr else 'netCDF'} ({reason}): it is damaged, or of another format"
         ) from error
+    return _frame(_trajectories(path, system, time), path, time)
 
 
-def _trajectories(path: Path, system: System, time: int | None) -> xr.Dataset:
-    """Simulated data, of the split test where there are more; without the spin-up where no frame is asked for."""
+def _trajectories(path: Path | str, system: System, time: int | None) -> xr.Dataset:
+    """What `open_dataset` reads; without the spin-up where no frame is asked for."""
     from physinterp.benchmark import developed  # with all that draws
 
+    if system.adapter in REMOTE:
+        return open_dataset(system.model_copy(update={"splits": {}}), "", path)
     found = splits(path)
     split = next((name for name in ("test", "valid", "train") if name in found), "test")
     ds = open_dataset(system, split, path)
@@ -212,7 +220,7 @@ def _trajectories(path: Path, system: System, time: int | None) -> xr.Dataset:
     return ds if time is not None else developed(ds, system)
 
 
-def _frame(ds: xr.Dataset, path: Path, time: int | None) -> xr.Dataset:
+def _frame(ds: xr.Dataset, path: Path | str, time: int | None) -> xr.Dataset:
     """One time; of dated data it becomes `init_time`."""
     if "time" not in ds.dims:
         if time is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +13,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from physinterp.data.weatherbench import DURATIONS, find
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
-from physinterp.layout import SECONDS
 from physinterp.system import System
 from physinterp.types import Conditioning
 
@@ -145,10 +143,9 @@ def read_initial(ds: xr.Dataset, system: System, stack: FieldStack, dt: float, w
 
 def conform(ds: xr.Dataset, system: System) -> xr.Dataset:
     """The card's fields under the card's names, checked; see `read_initial`."""
-    found = {f.name: next((n for n in (f.name, *f.aliases) if n in ds.data_vars), None) for f in system.fields}
     axes = system.grid.names
     missing = {
-        "fields": [name for name, n in found.items() if n is None],
+        "fields": [f.name for f in system.fields if not {f.name, *f.aliases} & set(ds.data_vars)],
         "parameters": [p.name for p in system.parameters if p.name not in ds.coords],
         "dimensions": [name for name in axes if name not in ds.dims],
         "coordinates": [name for name in axes if name in ds.dims and name not in ds.coords],
@@ -162,14 +159,10 @@ def conform(ds: xr.Dataset, system: System) -> xr.Dataset:
             + f" (found fields {sorted(map(str, ds.data_vars))}, coordinates {sorted(map(str, ds.coords))}, dimensions "
             f"{sorted(map(str, ds.dims))}); rename or add them, parameters as in ds.assign_coords(NAME=value)"
         )
-    ds = ds.drop_vars(set(ds.data_vars) - set(found.values())).rename({old: new for new, old in found.items() if old != new})
+    found = {f.name: find(ds, f, system, "the initial state") for f in system.fields}
+    fields = {name: ds[of].isel(level, drop=True) for name, (of, level) in found.items()}
+    ds = ds.drop_vars(list(ds.data_vars)).assign(fields)
     _check_dims(ds, axes, system.field_names)
-    for field in system.fields:
-        units = ds[field.name].attrs.get("units")
-        if units is not None and _powers(str(units)) != _powers(field.units):
-            raise InputError(
-                f"field {field.name!r} is in {units!r}, expected {field.units!r}: convert it, and set its attribute `units`"
-            )
     for parameter in system.parameters:
         if not np.isfinite(ds[parameter.name].values).all():
             raise InputError(
@@ -199,7 +192,7 @@ def _check_dims(ds: xr.Dataset, axes: Sequence[str], fields: Sequence[str]) -> N
 def _step(lead_time: xr.DataArray, dt: float, system: System) -> int:
     """Number of steps of a lead time; xarray reads one in hours or days as timedelta64."""
     if lead_time.dtype.kind == "m":
-        lead = float(lead_time.values / np.timedelta64(1, "s")) / SECONDS[system.time_unit]
+        lead = float(lead_time.values / np.timedelta64(1, "s")) / DURATIONS[system.time_unit]
     else:
         lead = float(lead_time)
     step = round(lead / dt)
@@ -230,13 +223,3 @@ def _rows(da: xr.DataArray, row: str) -> xr.DataArray:
     """With the leading dims (row, member), also where a selection has dropped them."""
     bare = da.reset_coords(drop=True)
     return bare.expand_dims([d for d in (row, "member") if d not in bare.dims]).transpose(row, "member", ...)
-
-
-def _powers(units: str) -> dict[str, int]:
-    """Units as powers: `m/s`, `m s-1` and `m s**-1` are {m: 1, s: -1}; `1`, `dimensionless` and nothing are {}."""
-    powers: Counter[str] = Counter()
-    for i, part in enumerate(re.sub(r"\*\*|\^", "", units).split("/")):
-        for token in re.split(r"[\s*·]+", part.strip()):
-            match = re.fullmatch(r"([^\d+-]+)([+-]?\d+)?", token)
-            powers[match[1] if match else token] += (-1 if i else 1) * int((match and match[2]) or 1)
-    return {unit: power for unit, power in powers.items() if power and unit not in ("", "1", "dimensionless")}

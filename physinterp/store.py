@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import shutil
 import time
 from collections import deque
@@ -23,12 +24,13 @@ from torch import Tensor
 from physinterp.checkpoint import ROOM, load_json, load_tensors, replacing, save_tensors
 from physinterp.errors import InputError
 from physinterp.initial import Block
+from physinterp.layout import Place
 from physinterp.watchdog import messages
 
 LOGGER = logging.getLogger(__name__)
 
 LEADS = 8  # in a slab, at most
-BYTES = 1 << 23  # in a slab, about
+BYTES = 1 << 22  # in a slab, about
 QUEUE = 2  # slabs that wait to be written
 QUIET = 10.0  # seconds between two words on how far it is
 
@@ -58,7 +60,7 @@ class Store:
         path: of the store.
         template: the dataset without values, in its layout: dims (sample, member, lead_time, *space) in this order, by
             whatever name.
-        fields: the variables that `write` is given.
+        places: where each field that `write` is given has its place: a variable, and its index after the lead.
         request: what the forecast is of, in JSON's types.
         size: samples and members in a block; a store that is continued keeps its own.
         overwrite: replace a forecast that is there.
@@ -70,22 +72,23 @@ class Store:
         self,
         path: Path,
         template: xr.Dataset,
-        fields: Sequence[str],
+        places: Mapping[str, Place],
         request: Mapping[str, Any],
         size: tuple[int, int],
         overwrite: bool = False,
     ) -> None:
-        self.path, self.fields = path, tuple(fields)
+        self.path, self.places = path, dict(places)
         template = template.assign_attrs(request=json.dumps(request, sort_keys=True))
         if path.exists():
             self._check(template.attrs["request"], overwrite)
         if not path.exists():
             self._allocate(template, size)
         self._group = zarr.open_group(str(path), mode="r+")
-        names = [n for n in (*self.fields, "latent", "lost_at") if n in template.variables]
+        names = {variable for variable, _ in places.values()} | {"latent", "lost_at"} & set(template.coords)
         self._arrays: dict[str, Any] = {name: self._group[name] for name in names}
-        samples, members, self.leads = template[self.fields[0]].shape[:3]
-        chunks = self._arrays[self.fields[0]].chunks
+        self._first, _ = next(iter(places.values()))
+        samples, members, self.leads = template[self._first].shape[:3]
+        chunks = self._arrays[self._first].chunks
         self._per_slab, self.blocks = chunks[2], blocks(samples, members, (chunks[0], chunks[1]))
         self._slab: list[Mapping[str, np.ndarray]] = []
         self._pending: deque[Future[None]] = deque()
@@ -130,7 +133,7 @@ class Store:
         self._slab.append(fields)
         if len(self._slab) < self._per_slab and after.leads < self.leads:
             return
-        values = {name: np.stack([u[name] for u in self._slab], axis=2) for name in self.fields}
+        values = {name: np.stack([u[name] for u in self._slab], axis=2) for name in self.places}
         self._slab = []
         if time.monotonic() - self._said > QUIET:
             self._said = time.monotonic()
@@ -153,8 +156,9 @@ class Store:
             return
         block = self.blocks[i]
         try:
-            for name, u in values.items():
-                self._arrays[name][(*block, slice(after.leads - u.shape[2], after.leads))] = u
+            for name, (variable, index) in self.places.items():
+                leads = slice(after.leads - values[name].shape[2], after.leads)
+                self._arrays[variable][(*block, leads, *index)] = values[name]
             if "latent" in self._arrays and after.leads == self.leads:
                 self._arrays["latent"][block] = after.latent.numpy()
                 self._arrays["lost_at"][block] = after.lost_at
@@ -188,7 +192,7 @@ class Store:
     @property
     def _state(self) -> Path:
         """Where the block that was begun stands; zarr does not look into the folder of an array."""
-        return self.path / self.fields[0] / ".state.safetensors"
+        return self.path / self._first / ".state.safetensors"
 
     def _attrs(self) -> dict[str, Any]:
         return load_json(self.path / ".zattrs")
@@ -209,11 +213,15 @@ class Store:
 
     def _allocate(self, template: xr.Dataset, size: tuple[int, int]) -> None:
         """All metadata and coordinates; the fields are NaN."""
-        first = template[self.fields[0]]
-        size = min(size[0], first.shape[0]), min(size[1], first.shape[1])
-        row = sum(template[name].dtype.itemsize * template[name][0, 0, 0].size for name in self.fields)
-        leads = min(max(1, BYTES // (row * size[0] * size[1])), LEADS, first.shape[2])
-        chunks = dict.fromkeys(self.fields, (*size, leads, *first.shape[3:]))
+        shapes = {variable: template[variable].shape for variable, _ in self.places.values()}
+        indexed = {variable: len(index) for variable, index in self.places.values()}
+        samples, members, leads = next(iter(shapes.values()))[:3]
+        size = min(size[0], samples), min(size[1], members)
+        row = 4 * sum(math.prod(shape[3:]) for shape in shapes.values())
+        leads = min(max(1, BYTES // (row * size[0] * size[1])), LEADS, leads)
+        chunks: dict[str, tuple[int, ...]] = {
+            name: (*size, leads, *(1,) * indexed[name], *shape[3 + indexed[name] :]) for name, shape in shapes.items()
+        }
         chunks |= {name: (*size, *template[name].shape[2:]) for name in ("latent", "lost_at") if name in template.coords}
         encoding = {name: {"chunks": chunk} for name, chunk in chunks.items()}
         todo = template.drop_encoding().assign_attrs(incomplete="nothing is written yet")

@@ -26,6 +26,7 @@ from physinterp.errors import InputError
 from physinterp.forecast import initial_state
 from physinterp.methods import ModelName
 from physinterp.runs import Runs
+from physinterp.system import load_system
 from physinterp.tune import VERSION, Setting
 
 DCAE, TWIN, EDM = (
@@ -277,6 +278,23 @@ def test_dated_files(tmp_path):
     ds.to_netcdf(tmp_path / "a.nc")
     found = initial_state(tmp_path / "a.nc", KOLMOGOROV, 1)
     assert found.vorticity.dims == ("init_time", "x", "y") and found.init_time.values == dates[[1]]
+
+
+def test_a_record(tmp_path):
+    """Of any dates, with levels and latitudes as they come: the frame and its date."""
+    card = load_system("era5").with_grid((8, 16))
+    names = {f.name: f.aliases[0] for f in card.fields}
+    ds = dataset(card, samples=1, frames=3).isel(sample=0, drop=True)
+    dates = np.datetime64("1950-01-01", "ns") + np.arange(3) * np.timedelta64(6, "h")
+    raw = ds.rename(names).assign_coords(time=dates).sortby("latitude", ascending=False)
+    for field in card.fields:
+        if field.level:
+            raw[names[field.name]] = raw[names[field.name]].expand_dims(level=[50.0, field.level, 1000.0])
+    raw.to_netcdf(tmp_path / "era5.nc")
+    found = initial_state(tmp_path / "era5.nc", card, 1)
+    assert found.date.values == dates[[1]] and found.sizes["sample"] == 1 and "time" not in found.dims
+    for name in card.field_names:
+        np.testing.assert_array_equal(found[name][0], ds[name][1])
 
 
 def test_simulated_data(made):

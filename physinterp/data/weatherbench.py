@@ -130,7 +130,7 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
     blocks: dict[str, dask.array.Array] = {}  # one per variable: its levels are read together
     fields = {}
     for field in system.fields:
-        name, level = _found(ds, field, system, store)
+        name, level = find(ds, field, system, store)
         variable = ds[name].variable
         if dim is not None and dim not in variable.dims:
             raise InputError(f"{store}: variable {name!r} of field {field.name!r} does not depend on {dim!r}; see `static`")
@@ -202,8 +202,12 @@ def _dates(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | None]
     return dim, dates
 
 
-def _found(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[str, dict[Hashable, int]]:
-    """The variable of a field, and where its level is."""
+def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[str, dict[Hashable, int]]:
+    """The variable of a field, and the index of its level.
+
+    Raises:
+        InputError: there is none, its units are others than the card's, or it has no such level.
+    """
     name = next((n for n in (field.name, *field.aliases) if n in ds.data_vars), None)
     if name is None:
         names = " or ".join((field.name, *field.aliases))
