@@ -20,7 +20,6 @@ from toy import KOLMOGOROV, RBC, dataset
 import physinterp
 from physinterp import forecast, store
 from physinterp.checkpoint import digest
-from physinterp.config import home
 from physinterp.emulator import SampledStepper
 from physinterp.errors import InputError
 from physinterp.forecast import initial_state
@@ -289,7 +288,7 @@ def test_a_record(tmp_path):
     raw = ds.rename(names).assign_coords(time=dates).sortby("latitude", ascending=False)
     for field in card.fields:
         if field.level:
-            raw[names[field.name]] = raw[names[field.name]].expand_dims(level=[50.0, field.level, 1000.0])
+            raw[names[field.name]] = raw[names[field.name]].expand_dims(level=[50.0, 500.0, 850.0, 1000.0])
     raw.to_netcdf(tmp_path / "era5.nc")
     found = initial_state(tmp_path / "era5.nc", card, 1)
     assert found.date.values == dates[[1]] and found.sizes["sample"] == 1 and "time" not in found.dims
@@ -299,8 +298,8 @@ def test_a_record(tmp_path):
 
 def test_simulated_data(made):
     """Without the spin-up of the card; a frame of the file where one is asked for."""
-    (folder,) = (p for p in (home() / "data").glob("kolmogorov-*") if (p / "data" / "valid").is_dir())
-    card = Runs.of(made[NAME])[0].system
+    runs = Runs.of(made[NAME])[0]
+    card, folder = runs.system, Path(runs.open("valid").attrs["path"])
     opened = physinterp.open_dataset(card, "valid", folder)
     for spin_up, time, frame in ((0.5, None, 0), (float(opened.time[2]), None, 2), (20.0, 3, 3)):
         late = card.model_copy(update={"solver": card.solver.model_copy(update={"spin_up": spin_up})})
