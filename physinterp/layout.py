@@ -43,7 +43,8 @@ def weatherbench(ds: xr.Dataset, system: System) -> xr.Dataset:
 
         time (datetime64, of initialisation), number, prediction_timedelta (timedelta64)[, level (hPa)], latitude, longitude
 
-    Variables have the first alias of the card, such as `geopotential`; fields on levels are one variable. Without our
+    Variables have the first alias of the card, such as `geopotential`; fields on levels are one variable, with NaN where
+    the card has no such level. Without our
     coordinates `latent` and `lost_at`: a forecast in this layout cannot be continued.
 
     Raises:
@@ -63,36 +64,44 @@ def weatherbench(ds: xr.Dataset, system: System) -> xr.Dataset:
         )
     names = dict(zip(coordinates(ds), ("latitude", "longitude"), strict=True))
     seconds = ds["lead_time"].values * DURATIONS[system.time_unit]
-    variables: dict[str, list[xr.DataArray]] = {}
-    for field in system.fields:
-        u = ds[field.name]
-        variables.setdefault(_variable(field), []).append(
-            u if field.level is None else u.expand_dims(level=[field.level], axis=3)
-        )
-    fields = {name: parts[0] if len(parts) == 1 else xr.concat(parts, "level") for name, parts in variables.items()}
     other = {"time", "date", "latent", "lost_at", *([row] if row == "sample" else [])} & set(ds.coords)
-    ds = ds.drop_vars([*system.field_names, *other]).assign(fields)
-    ds = ds.assign_coords(
-        {row: (row, dates.values), "lead_time": ("lead_time", np.round(1e9 * seconds).astype("timedelta64[ns]"))}
-    )
+    lead_time = np.round(1e9 * seconds).astype("timedelta64[ns]")
+    ds = ds.drop_vars([*system.field_names, *other]).assign(_fields(ds, system))
+    ds = ds.assign_coords({row: (row, dates.values), "lead_time": ("lead_time", lead_time)})
     renamed = {row: "time", "lead_time": "prediction_timedelta", "member": "number"} | names
     return ds.rename({old: new for old, new in renamed.items() if old != new})
 
 
-def _levels(system: System) -> dict[str, Place]:
-    """Fields on levels are one variable, levels in the order of the card."""
-    found: dict[str, Place] = {}
+def _fields(ds: xr.Dataset, system: System) -> dict[str, xr.DataArray]:
+    """The variables; the fields of one on levels together, NaN at the levels that only others have."""
+    parts: dict[str, dict[float | None, xr.DataArray]] = {}
     for field in system.fields:
-        before = sum(name == _variable(field) for name, _ in found.values())
-        found[field.name] = _variable(field), () if field.level is None else (before,)
+        parts.setdefault(_variable(field), {})[field.level] = ds[field.name].reset_coords(drop=True)
+    found, levels = {}, _levels(system)
+    for name, on in parts.items():
+        first = next(iter(on.values()))
+        if None not in on:
+            each = [on.get(level, xr.full_like(first, np.nan)) for level in levels]
+            whole = xr.concat(each, "level", join="exact", combine_attrs="drop_conflicts").assign_coords(level=levels)
+            first = whole.transpose(*first.dims[:3], "level", ...)
+        found[name] = first
     return found
+
+
+def _levels(system: System) -> list[float]:
+    return sorted({field.level for field in system.fields if field.level is not None})
+
+
+def _places(system: System) -> dict[str, Place]:
+    levels = _levels(system)
+    return {f.name: (_variable(f), () if f.level is None else (levels.index(f.level),)) for f in system.fields}
 
 
 def _variable(field: Field) -> str:
     return field.aliases[0] if field.aliases else field.name
 
 
-LAYOUTS: dict[str, Layout] = {"physinterp": Layout(unchanged, _by_name), "weatherbench": Layout(weatherbench, _levels)}
+LAYOUTS: dict[str, Layout] = {"physinterp": Layout(unchanged, _by_name), "weatherbench": Layout(weatherbench, _places)}
 
 
 def layout(name: str) -> Layout:
