@@ -1,0 +1,254 @@
+"""Files behind a URL (https, s3, gs, hf, ...), read in ranges through fsspec, with patience.
+
+A request that fails for a reason that may pass (no answer in time, a dropped connection, 429, 5xx) is made again after
+0.5, 1, 2 and 4 s. If that does not help, the error names the URL.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import fsspec
+
+from physinterp.errors import InputError
+
+LOGGER = logging.getLogger(__name__)
+
+TRIES = 5
+PAUSE = 0.5
+"""Seconds before the second try; doubled each time."""
+TIMEOUT = 60.0
+"""Seconds without a byte after which a connection counts as dropped (http)."""
+BLOCK = 1 << 20
+"""Bytes of a cached block of a remote file."""
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp"}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, order=True)
+class Remote:
+    """A file or folder behind a URL, with those parts of `pathlib.Path` that the readers use."""
+
+    url: str
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> Remote:
+        return Remote(f"{self.url.rstrip('/')}/{name}")
+
+    @property
+    def protocol(self) -> str:
+        """`https`, `s3`, ..."""
+        return self.url.partition("://")[0]
+
+    @property
+    def _path(self) -> PurePosixPath:
+        return PurePosixPath(self.url.partition("://")[2])
+
+    @property
+    def name(self) -> str:
+        """Last part of the path."""
+        return self._path.name
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return self._path.stem
+
+    @property
+    def suffix(self) -> str:
+        """`.hdf5`; empty for a folder."""
+        return self._path.suffix
+
+    @property
+    def parent(self) -> Remote:
+        """The folder around it."""
+        return Remote(f"{self.protocol}://{self._path.parent}")
+
+    def info(self) -> dict[str, Any]:
+        """What fsspec knows about a file, `size` among it.
+
+        Raises:
+            FileNotFoundError: there is none.
+            InputError: no answer.
+        """
+        fs, path = filesystem(self.url)
+        return dict(retried(self.url, lambda: fs.info(path)))
+
+    def is_file(self) -> bool:
+        """Whether there is a file; over http, where every address looks like one, it needs a suffix too."""
+        if self.protocol.startswith("http") and not self.suffix:
+            return False
+        try:
+            return bool(self.info()["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def is_dir(self) -> bool:
+        """Whether there is a folder with something in it."""
+        return not self.is_file() and any(True for _ in self.iterdir())
+
+    def exists(self) -> bool:
+        """Whether there is a file or a folder with something in it."""
+        return self.is_file() or any(True for _ in self.iterdir())
+
+    def iterdir(self) -> Iterator[Remote]:
+        """What a folder holds, nothing where there is no folder; over http the links of its index page."""
+        fs, path = filesystem(self.url)
+        try:
+            found = retried(self.url, lambda: fs.ls(path, detail=False))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        yield from (Remote(str(fs.unstrip_protocol(name)).rstrip("/")) for name in found)
+
+    def fetch(self, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`.
+
+        Raises:
+            InputError: no answer, or the server sends the whole file instead of a part.
+        """
+        fs, path = filesystem(self.url)
+
+        def ask() -> bytes:
+            data: bytes = fs.cat_file(path, start=start, end=end)
+            if len(data) > end - start:
+                raise InputError(f"{self.url}: the server does not send parts of a file: download it whole and give its path")
+            if len(data) < end - start:
+                raise OSError(f"{len(data)} of {end - start} bytes came")
+            return data
+
+        return retried(self.url, ask)
+
+    def open(self) -> RemoteFile:
+        """The file, to be read anywhere."""
+        return RemoteFile(self)
+
+
+Location = Path | Remote
+"""A file or folder, here or behind a URL."""
+
+
+def location(data: str | Path | Remote) -> Location:
+    """What a user gives as data: a URL has `://` in it, anything else is a path."""
+    if isinstance(data, Remote):
+        return data
+    return Remote(str(data)) if "://" in str(data) else Path(data).expanduser()
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file as a binary stream: small reads come from cached blocks, large ones are one request."""
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote = remote
+        self.position = 0
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes."""
+        size = self.remote.info().get("size")
+        if size is None:
+            raise InputError(f"{self.remote}: the server does not say how long the file is: download it and give its path")
+        return int(size)
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Position in bytes."""
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.size}[whence]
+        self.position = base + offset
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the position on."""
+        view = memoryview(buffer).cast("B")
+        start, end = self.position, min(self.position + len(view), self.size)
+        if end - start >= BLOCK:
+            view[: end - start] = self.remote.fetch(start, end)
+        else:
+            for number in range(start // BLOCK, -(-end // BLOCK)):
+                first = number * BLOCK
+                block = _block(self.remote, number, self.size)
+                a, b = max(start, first), min(end, first + len(block))
+                view[a - start : b - start] = block[a - first : b - first]
+        self.position = max(start, end)
+        return max(end - start, 0)
+
+
+@lru_cache(maxsize=64)
+def _block(remote: Remote, number: int, size: int) -> bytes:
+    return remote.fetch(number * BLOCK, min((number + 1) * BLOCK, size))
+
+
+def filesystem(url: str) -> tuple[Any, str]:
+    """The file system of a URL and the path in it.
+
+    Raises:
+        InputError: an unknown protocol, or its package is not installed.
+    """
+    protocol = url.partition("://")[0]
+    options: dict[str, Any] = {}
+    try:
+        if protocol.startswith("http"):
+            from aiohttp import ClientTimeout
+
+            options["client_kwargs"] = {"timeout": ClientTimeout(sock_connect=TIMEOUT, sock_read=TIMEOUT)}
+        return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
+    except ImportError as error:
+        package = PACKAGES.get(protocol, protocol)
+        raise InputError(f"{url}: reading {protocol}:// needs a package: pip install {package}") from error
+    except ValueError as error:
+        raise InputError(f"{url}: {error}; expected https://, s3://, gs:// or hf://") from error
+
+
+def retried(url: str, call: Callable[[], T]) -> T:
+    """The result of a request, tried `TRIES` times.
+
+    Raises:
+        FileNotFoundError, PermissionError: what the server says for good.
+        InputError: it does not answer; the message names the URL.
+    """
+    reason = ""
+    for attempt in range(TRIES):
+        if attempt:
+            pause = PAUSE * 2 ** (attempt - 1)
+            LOGGER.info("%s: %s; again in %g s", url, reason, pause)
+            time.sleep(pause)
+        try:
+            return call()
+        except Exception as error:
+            cause = _passing(error)
+            if cause is None:
+                raise
+            reason, last = " ".join(str(cause).split()) or type(cause).__name__, cause
+    raise InputError(
+        f"{url}: no answer after {TRIES} tries ({reason}); check the network, and run the same command again: "
+        "what has come is kept"
+    ) from last
+
+
+def _passing(error: BaseException) -> BaseException | None:
+    """The failure that another try may mend, or None: not that a file is absent or forbidden, nor a mistake of ours."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else error  # fsspec calls every failed HEAD absent
+    if cause is None or isinstance(cause, ValueError | TypeError | ImportError | NotImplementedError | PermissionError):
+        return None
+    status = getattr(cause, "status", None)  # of an HTTP answer
+    return cause if status is None or status == 429 or status >= 500 else None
