@@ -8,30 +8,31 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from physinterp.data import apebench, generate, well
+from physinterp.data import apebench, array, generate, well
+from physinterp.data.remote import Location, location
 from physinterp.errors import InputError
 from physinterp.system import System, load_system, near
 
 
 class Adapter(Protocol):
-    """One file format; a module with these names is an adapter."""
+    """One file format, here or behind a URL; a module with these names is an adapter."""
 
     EXPECTED: str
 
-    def matches(self, path: Path) -> bool:
+    def matches(self, path: Location) -> bool:
         """Whether the content at a path has this format."""
         ...
 
-    def splits(self, path: Path) -> tuple[str, ...]:
+    def splits(self, path: Location) -> tuple[str, ...]:
         """Splits at a path."""
         ...
 
-    def read(self, path: Path, split: str, system: System, verify: bool = False) -> xr.Dataset:
+    def read(self, path: Location, split: str, system: System, verify: bool = False) -> xr.Dataset:
         """One split, lazily: dims (sample, time, *space) by name, parameters and `trajectory` on `sample`."""
         ...
 
 
-ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench}
+ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "array": array}
 
 
 def open_dataset(
@@ -50,7 +51,7 @@ def open_dataset(
     Arguments:
         system: a system or its name.
         split: `train`, `valid` or `test`; see `splits` for what a path holds.
-        data: file or folder, in any format of `ADAPTERS`; None makes the data with the embedded solver, once.
+        data: file, folder or URL, in any format of `ADAPTERS`; None makes the data with the embedded solver, once.
         verify: compare SHA-256 sums even where size and time of a file agree.
         options: of `physinterp.data.generate.generate`, where `data` is None.
     Returns:
@@ -62,6 +63,7 @@ def open_dataset(
             damaged.
     """
     card = system if isinstance(system, System) else load_system(system)
+    folder: Location
     if data is None:
         if split not in card.splits:
             raise InputError(f"no split {split!r} in the card of {card.name}: {near(split, card.splits)}")
@@ -71,7 +73,7 @@ def open_dataset(
     elif options:
         raise InputError(f"options {sorted(options)} are for generated data; leave them out with data={str(data)!r}")
     else:
-        folder = Path(data).expanduser()
+        folder = location(data)
         ds = _adapter(folder, card).read(folder, split, card, verify)
     ds = _conform(ds, card, folder)
     names = ("title", "source", "licence", "citation")
@@ -80,11 +82,11 @@ def open_dataset(
 
 def splits(data: str | Path) -> tuple[str, ...]:
     """Splits at a path, in the order train, valid, test; empty for files of one unnamed split."""
-    path = Path(data).expanduser()
+    path = location(data)
     return tuple(name for name in _adapter(path).splits(path) if name)
 
 
-def _adapter(path: Path, system: System | None = None) -> Adapter:
+def _adapter(path: Location, system: System | None = None) -> Adapter:
     """The adapter whose format the content has; the card's own is tried first."""
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -99,7 +101,7 @@ def _adapter(path: Path, system: System | None = None) -> Adapter:
     raise InputError(f"{path}: no known format (found {', '.join(found) or 'an empty folder'}); expected {expected}")
 
 
-def _conform(ds: xr.Dataset, system: System, folder: Path) -> xr.Dataset:
+def _conform(ds: xr.Dataset, system: System, folder: Location) -> xr.Dataset:
     """The card's fields, names, order and units; the grid and the time step checked."""
     rename = {}
     for field in system.fields:

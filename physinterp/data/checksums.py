@@ -1,7 +1,8 @@
-"""`checksums.json`: size, time of change and SHA-256 of the files of a data set, written as they come.
+"""Sums of what was written, to be compared on opening.
 
-On opening, a file whose size and time agree is trusted; one that differs in either is hashed, and refused where the hash
-differs. Files that it does not list pass.
+`checksums.json` has size, time of change and SHA-256 of files. A file whose size and time agree is trusted; one that
+differs in either is hashed, and refused where the hash differs. Files that it does not list pass. `regions.jsonl` has the
+SHA-256 of the values of each region of a converted data set.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from physinterp.checkpoint import load_json
 from physinterp.errors import InputError
 
 NAME = "checksums.json"
+REGIONS = "regions.jsonl"
 
 
 def check(files: Sequence[Path], verify: bool = False) -> None:
@@ -76,3 +80,29 @@ def sha256(path: Path) -> str:
     """Hexadecimal digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def region(array: Any, sample: int, frames: slice) -> str:
+    """Digest of some frames of one trajectory of an array (sample, time, ...)."""
+    return hashlib.sha256(np.ascontiguousarray(array[sample, frames])).hexdigest()
+
+
+def check_regions(store: Path, arrays: Mapping[str, Any]) -> None:
+    """Compare a zarr store that `convert` wrote with the sums of its regions; one without sums passes.
+
+    Arguments:
+        store: FOLDER/SPLIT.zarr.
+        arrays: by the name inside of the store.
+    Raises:
+        InputError: a region differs from what was written.
+    """
+    path = store.parent / REGIONS
+    for line in path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else ():
+        entry = json.loads(line)
+        frames = slice(entry["start"], entry["stop"])
+        array = arrays.get(entry["array"]) if entry["split"] == store.stem else None
+        if array is not None and region(array, entry["sample"], frames) != entry["sha256"]:
+            raise InputError(
+                f"{store}: trajectory {entry['sample']}, frames {entry['start']} to {entry['stop'] - 1} differ from what "
+                "was written: delete the folder and convert again"
+            )

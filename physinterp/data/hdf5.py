@@ -1,4 +1,4 @@
-"""Reading of HDF5, here or behind a URL: a file is opened for each chunk and closed again; nothing is held open or forked."""
+"""Reading of HDF5, here or behind a URL: a file is opened for each chunk and closed again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = (".h5", ".hdf5")
 
 @contextmanager
 def explained(path: Location) -> Iterator[None]:
-    """Whatever HDF5 raises while a file is read, as an InputError that names the file."""
+    """Whatever is raised while a file is read, as an InputError that names the file."""
     try:
         yield
     except FileNotFoundError as error:
@@ -35,8 +35,10 @@ def explained(path: Location) -> Iterator[None]:
         text = " ".join(str(error).split())
         if isinstance(path, Path) and path.is_file() and not path.stat().st_size:
             text = "0 bytes"
+        kind = "HDF5" if path.suffix in SUFFIXES else path.suffix.lstrip(".") or "data"
         raise InputError(
-            f"{path}: cannot be read as HDF5 ({text}); it is probably truncated or no HDF5 file: copy or download it again"
+            f"{path}: cannot be read as {kind} ({text}); it is probably truncated or no {kind} file: copy or download it "
+            "again"
         ) from error
 
 

@@ -87,7 +87,7 @@ class View:
         stamp = self.stored.path.stat().st_mtime_ns if isinstance(self.stored.path, Path) else 0
         name = f"{self.stored.path.stem}-{dask.base.tokenize(str(self.stored), stamp)}"
         array = dask.array.from_array(self.stored, chunks=tuple(chunks), name=name)
-        return xr.Variable(self.dims, array).isel(self.fixed)
+        return xr.Variable(self.dims, array.astype(np.float32)).isel(self.fixed)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def check_times(time: np.ndarray, where: object) -> None:
     back = np.flatnonzero(steps <= 0)
     if len(back):
         i = int(back[0])
-        what, remedy = ("comes twice", "drop one") if steps[i] == 0 else ("comes after a later one", "sort the frames by time")
-        raise InputError(f"{where}: time: t = {time[i + 1]:g} (frame {i + 1}) {what}; {remedy}")
+        what = "comes twice; drop one" if steps[i] == 0 else "comes after a later one; sort the frames by time"
+        raise InputError(f"{where}: time: t = {time[i + 1]:g} (frame {i + 1}) {what}")
     if not len(steps):
         return
     usual = float(np.median(steps))
@@ -156,8 +156,8 @@ def check_times(time: np.ndarray, where: object) -> None:
     if len(odd):
         i = int(odd[0])
         raise InputError(
-            f"{where}: time: the step is {usual:g} but {steps[i]:g} from t = {time[i]:g} to {time[i + 1]:g} (frame {i + 1}); "
-            "fill the gap, or make two trajectories of it"
+            f"{where}: time: the step is {usual:g}, but {steps[i]:g} from t = {time[i]:g} to {time[i + 1]:g} "
+            f"(frame {i + 1}); fill the gap, or make two trajectories of it"
         )
 
 

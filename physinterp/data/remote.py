@@ -121,7 +121,7 @@ class Remote:
         def ask() -> bytes:
             data: bytes = fs.cat_file(path, start=start, end=end)
             if len(data) > end - start:
-                raise InputError(f"{self.url}: the server does not send parts of a file: download it whole and give its path")
+                raise InputError(f"{self.url}: the server does not send parts of files: download it and give its path")
             if len(data) < end - start:
                 raise OSError(f"{len(data)} of {end - start} bytes came")
             return data
