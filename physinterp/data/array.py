@@ -36,12 +36,12 @@ SAME = {"t": "time", "trajectory": "sample", "batch": "sample", "channel": "fiel
 
 def matches(path: str | Location) -> bool:
     """Whether a path is such a file, store or folder."""
-    return bool(_splits(location(path)))
+    return bool(sources(location(path)))
 
 
 def splits(path: str | Location) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test; "" for a file without splits."""
-    return tuple(_splits(location(path)))
+    return tuple(sources(location(path)))
 
 
 def read(path: str | Location, split: str, system: System, verify: bool = False) -> xr.Dataset:
@@ -51,7 +51,7 @@ def read(path: str | Location, split: str, system: System, verify: bool = False)
 
 def parts(path: str | Location, split: str, system: System, verify: bool = False) -> list[Part]:
     """What the file holds of a split; arguments as in `read`."""
-    found = _splits(location(path))
+    found = sources(location(path))
     if split not in found and "" not in found:
         raise InputError(f"{path}: no split {split!r}; found {list(found)}; choose one of these")
     file, group = found.get(split) or found[""]
@@ -66,8 +66,8 @@ def parts(path: str | Location, split: str, system: System, verify: bool = False
     return [Part(views, sizes, coords)]
 
 
-def _splits(path: Location) -> dict[str, tuple[Path, str]]:
-    """File and group per split."""
+def sources(path: Location) -> dict[str, tuple[Path, str]]:
+    """File and group per split; the key is empty for a file without splits."""
     if not isinstance(path, Path):
         return {}
     if (path.is_file() and path.suffix in SUFFIXES) or (path.is_dir() and is_zarr(path)):

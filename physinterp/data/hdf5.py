@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,14 @@ from physinterp.data.remote import Location, Remote
 from physinterp.errors import InputError
 
 SUFFIXES = (".h5", ".hdf5")
+_REMOTE: weakref.WeakSet[h5py.Dataset] = weakref.WeakSet()
+
+
+@atexit.register
+def _close() -> None:
+    """HDF5 closes its files after Python has ended, but needs Python to read remote ones."""
+    for data in list(_REMOTE):
+        data.file.close()
 
 
 @contextmanager
@@ -72,7 +82,10 @@ class HDF5Array:
     def open(self) -> h5py.Dataset:
         """The open data set; it keeps its file open."""
         with explained(self.path):
-            return h5py.File(_source(self.path), "r")[self.key]
+            data = h5py.File(_source(self.path), "r")[self.key]
+        if isinstance(self.path, Remote):
+            _REMOTE.add(data)
+        return data
 
     def __getitem__(self, index: Any) -> np.ndarray:
         with opened(self.path) as file:

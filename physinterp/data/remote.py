@@ -6,12 +6,14 @@ A request that fails for a reason that may pass (no answer in time, a dropped co
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import io
 import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -52,7 +54,7 @@ class Remote:
 
     @property
     def _path(self) -> PurePosixPath:
-        return PurePosixPath(self.url.partition("://")[2])
+        return PurePosixPath(self.url.partition("://")[2].partition("?")[0].partition("/")[2])  # without the host
 
     @property
     def name(self) -> str:
@@ -72,7 +74,7 @@ class Remote:
     @property
     def parent(self) -> Remote:
         """The folder around it."""
-        return Remote(f"{self.protocol}://{self._path.parent}")
+        return Remote(self.url.partition("?")[0].rstrip("/").rpartition("/")[0])
 
     def info(self) -> dict[str, Any]:
         """What fsspec knows about a file, `size` among it.
@@ -148,16 +150,11 @@ class RemoteFile(io.RawIOBase):
     """A remote file as a binary stream: small reads come from cached blocks, large ones are one request."""
 
     def __init__(self, remote: Remote) -> None:
-        self.remote = remote
-        self.position = 0
-
-    @cached_property
-    def size(self) -> int:
-        """Bytes."""
-        size = self.remote.info().get("size")
+        self.remote, self.position = remote, 0
+        size = remote.info().get("size")  # asked here: once h5py reads from us, it holds its lock
         if size is None:
-            raise InputError(f"{self.remote}: the server does not say how long the file is: download it and give its path")
-        return int(size)
+            raise InputError(f"{remote}: the server does not say how long the file is: download it and give its path")
+        self.size = int(size)
 
     def readable(self) -> bool:
         """Yes."""
@@ -181,16 +178,30 @@ class RemoteFile(io.RawIOBase):
         """Fill a buffer from the position on."""
         view = memoryview(buffer).cast("B")
         start, end = self.position, min(self.position + len(view), self.size)
-        if end - start >= BLOCK:
-            view[: end - start] = self.remote.fetch(start, end)
-        else:
-            for number in range(start // BLOCK, -(-end // BLOCK)):
-                first = number * BLOCK
-                block = _block(self.remote, number, self.size)
-                a, b = max(start, first), min(end, first + len(block))
-                view[a - start : b - start] = block[a - first : b - first]
+        with _uncollected():
+            if end - start >= BLOCK:
+                view[: end - start] = self.remote.fetch(start, end)
+            else:
+                for number in range(start // BLOCK, -(-end // BLOCK)):
+                    first = number * BLOCK
+                    block = _block(self.remote, number, self.size)
+                    a, b = max(start, first), min(end, first + len(block))
+                    view[a - start : b - start] = block[a - first : b - first]
         self.position = max(start, end)
         return max(end - start, 0)
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection: h5py holds its lock while it reads from us, and fsspec's thread, which answers, would wait for
+    that lock for ever if it happened to collect an object of h5py."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @lru_cache(maxsize=64)

@@ -135,9 +135,11 @@ class RawChunks:
         rest = self.shape[2:]
         size = int(np.prod(rest))
         file = self.folder / self._key((sample, chunk, *(0,) * len(rest)))
-        if not file.is_file():
-            raise InputError(f"{self.store}: the chunk {file.relative_to(self.store)} is missing: make the store again")
-        values = np.fromfile(file, self.dtype, count * size, offset=first * size * self.dtype.itemsize)
+        try:
+            values = np.fromfile(file, self.dtype, count * size, offset=first * size * self.dtype.itemsize)
+        except FileNotFoundError as error:
+            chunk = file.relative_to(self.store)
+            raise InputError(f"{self.store}: the chunk {chunk} is missing: make the store again") from error
         if len(values) < count * size:
             raise InputError(f"{self.store}: the chunk {file.relative_to(self.store)} is truncated: make the store again")
         return values.reshape(count, *rest)

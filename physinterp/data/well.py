@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp.data import checksums
-from physinterp.data.hdf5 import HDF5Array, files_in, opened, text
+from physinterp.data.hdf5 import SUFFIXES, HDF5Array, files_in, opened, text
 from physinterp.data.parts import Part, View, check_times, joined
 from physinterp.data.remote import Location, location
 from physinterp.data.statistics import vector_fields
@@ -124,6 +124,8 @@ def write(
 def _folders(path: Location) -> dict[str, tuple[Location, ...]]:
     """Files per split; the key is empty for a bare folder or file that is not named after a split."""
     if path.is_file():
+        if path.suffix not in SUFFIXES:
+            return {}
         return {path.parent.name if path.parent.name in SPLITS else "": (path,)}
     for base in (path / "data", path):
         found = {name: files_in(base / name) for name in SPLITS}

@@ -38,8 +38,8 @@ PARTS = {"well": well.parts, "apebench": apebench.parts, "array": array.parts}
 """Adapters whose files are read directly; data of the others are converted first."""
 OPEN = 256
 """Arrays that are kept open at once."""
-
-Read = tuple["_Array", int]
+DRAWN = 64
+"""Batches whose windows are drawn at once."""
 
 
 class Batch(NamedTuple):
@@ -110,11 +110,12 @@ class Windows:
             )
         self.count = len(self.trajectories) * self.starts
         self.step = 0
-        self._reads: list[tuple[list[_Array], int]] = []  # per trajectory: arrays, and its number in them
+        self._reads: list[tuple[list[PartOfWindow], int]] = []  # per trajectory: arrays, and its number in them
         for part in PARTS[adapter](path, split, card):
             arrays = _arrays(part, card, ds)
             self._reads += [(arrays, i) for i in range(part.sizes["sample"])]
         order = {"trajectories": self.trajectories.tolist(), "times": self.times.tolist(), "length": self.length}
+        self._drawn = (-1, np.empty((0, 0), dtype=np.int64))
         self._key = fingerprint(order | {"stride": stride, "batch": batch, "seed": seed})
         self._forget()
 
@@ -124,9 +125,17 @@ class Windows:
 
     def __getitem__(self, step: int) -> Batch:
         """Batch number `step` of an endless sequence; see the class."""
-        epochs, offsets = np.divmod(step * self.batch + np.arange(self.batch), self.count)
-        numbers = [shuffled(offsets[epochs == e], self.count, (self.seed, int(e))) for e in np.unique(epochs)]
-        return self.select(np.concatenate(numbers))
+        return self.select(self.numbers(step))
+
+    def numbers(self, step: int) -> np.ndarray:
+        """Numbers of the windows of a batch; drawn for some batches at once, as that takes hardly longer."""
+        block, row = divmod(step, DRAWN)
+        if self._drawn[0] != block:
+            size = DRAWN * self.batch
+            epochs, offsets = np.divmod(block * size + np.arange(size), self.count)
+            parts = [shuffled(offsets[epochs == e], self.count, (self.seed, int(e))) for e in np.unique(epochs)]
+            self._drawn = block, np.concatenate(parts).reshape(DRAWN, self.batch)
+        return self._drawn[1][row]
 
     def __iter__(self) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.ahead)
@@ -149,32 +158,37 @@ class Windows:
         shape = (len(numbers), self.length, len(self.names), *self.system.grid.shape)
         states = np.empty(shape, dtype=np.float32)
         samples = np.asarray(numbers) // self.starts
-        for row, number in enumerate(numbers):
-            arrays, sample, frames = self.place(int(number))
-            for stored in arrays:
-                with explained(stored.stored.path):
-                    stored.fill(states[row], self.opened(stored.stored)[stored.index(sample, frames)])
-        if not np.isfinite(states).all():
+        try:
+            for row, number in enumerate(numbers):
+                arrays, sample, frames = self.place(int(number))
+                for part in arrays:
+                    part.fill(states[row], self.opened(part)[part.index(sample, frames)])
+        except Exception:
+            with explained(part.stored.path):
+                raise
+        squares = np.dot(states.ravel(), states.ravel())  # one fast pass; it may overflow, so a second look decides
+        if not np.isfinite(squares) and not np.isfinite(states).all():
             raise InputError(self._not_finite(states, numbers))
         return Batch(torch.from_numpy(states), self.parameters[samples])
 
-    def place(self, number: int) -> tuple[list[_Array], int, slice]:
+    def place(self, number: int) -> tuple[list[PartOfWindow], int, slice]:
         """Where a window is: arrays, the trajectory's number in them, frames."""
         trajectory, start = divmod(number, self.starts)
         start += self.first
         arrays, sample = self._reads[trajectory]
         return arrays, sample, slice(start, start + (self.length - 1) * self.stride + 1, self.stride)
 
-    def opened(self, stored: Stored) -> Any:
+    def opened(self, part: PartOfWindow) -> Any:
         """An array, opened by this process."""
         if self._process != os.getpid():
             self._forget()
-        with self._lock:
-            if stored not in self._open:
+        found = self._open.get(part)
+        if found is None:
+            with self._lock:
                 if len(self._open) >= OPEN:
                     del self._open[next(iter(self._open))]
-                self._open[stored] = stored.open()
-            return self._open[stored]
+                found = self._open[part] = part.stored.open()
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The position: the next batch, and what the order depends on."""
@@ -191,7 +205,7 @@ class Windows:
         self.step = int(state["step"])
 
     def _forget(self) -> None:
-        self._process, self._lock, self._open = os.getpid(), threading.Lock(), dict[Stored, Any]()
+        self._process, self._lock, self._open = os.getpid(), threading.Lock(), dict[PartOfWindow, Any]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_process", "_lock", "_open")}
@@ -211,7 +225,7 @@ class Windows:
         )
 
 
-class _Array:
+class PartOfWindow:
     """A stored array of one file, and how its values go into a window (frames, C, *S)."""
 
     def __init__(
@@ -245,7 +259,7 @@ class _Array:
             window[:, channel] = values[pick].transpose(order)[expand]
 
 
-def _arrays(part: Part, system: System, ds: xr.Dataset) -> list[_Array]:
+def _arrays(part: Part, system: System, ds: xr.Dataset) -> list[PartOfWindow]:
     """The arrays of a file that hold the card's fields, each once, with the axes turned as in the opened dataset."""
     flip = {n for n in system.grid.names if n in part.coords and part.coords[n][0] > part.coords[n][-1]}
     groups: dict[Stored, tuple[tuple[str, ...], dict[int, Mapping[str, int]]]] = {}
@@ -253,7 +267,7 @@ def _arrays(part: Part, system: System, ds: xr.Dataset) -> list[_Array]:
         view = part.views[next(name for name in (field.name, *field.aliases) if name in part.views)]
         groups.setdefault(view.stored, (view.dims, {}))[1][channel] = view.fixed
     axes = ["time", *system.grid.names]
-    return [_Array(stored, dims, fixed, axes, flip) for stored, (dims, fixed) in groups.items()]
+    return [PartOfWindow(stored, dims, fixed, axes, flip) for stored, (dims, fixed) in groups.items()]
 
 
 def shuffled(positions: np.ndarray, count: int, key: Sequence[int]) -> np.ndarray:
