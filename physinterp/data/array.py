@@ -82,15 +82,15 @@ def _views(file: Path, here: Mapping[str, Named], system: System) -> dict[str, V
     own = {f.name: next((n for n in (f.name, *f.aliases) if n in here), None) for f in system.fields}
     if all(own.values()):
         return {name: View(here[n][0], _dims(file, n, here[n], system, False)) for name, n in own.items() if n is not None}
-    least = len(system.grid.axes) + (2 if len(system.fields) == 1 else 3)
-    whole = {name: item for name, item in here.items() if item[0].ndim >= least}
+    most = max((item[0].ndim for item in here.values()), default=0)
+    whole = {name: item for name, item in here.items() if item[0].ndim == most > len(system.grid.axes)}
     if len(whole) != 1:
         known = ", ".join(f"{n or 'array'} {a.shape}" for n, (a, _) in here.items()) or "no arrays"
         missing = next(name for name, n in own.items() if n is None)
         hint = near(missing, here) if any(own.values()) else f"expected {EXPECTED}"
         raise InputError(f"{file}: no field {missing!r}: {hint}; found {known}")
     ((name, item),) = whole.items()
-    dims = _dims(file, name, item, system, item[0].ndim > len(system.grid.axes) + 2)
+    dims = _dims(file, name, item, system, len(system.fields) > 1 or most > len(system.grid.axes) + 2)
     if "field" not in dims:
         return {system.fields[0].name: View(item[0], dims)}
     order = _names(here, item[0].shape[dims.index("field")], system, file)

@@ -153,8 +153,7 @@ def arrays(path: Path, group: str = "") -> Mapping[str, Named]:
     """
     with explained(path):
         if path.suffix == ".npy":
-            mapped = np.lib.format.open_memmap(path, mode="r")
-            return {"": (NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype), None)}
+            return _of_numpy(path)
         if path.suffix == ".npz":
             names = [name.removesuffix(".npy") for name in archive.members(path)]
             members = {name: _unzipped(path, name, path.stat().st_mtime_ns) for name in names}
@@ -163,7 +162,7 @@ def arrays(path: Path, group: str = "") -> Mapping[str, Named]:
             return _of_netcdf(path, group)
         if path.suffix in SUFFIXES:
             with opened(path) as file:
-                found = {name: item for name, item in file[group or "/"].items() if isinstance(item, h5py.Dataset)}
+                found = {name: item for name, item in file[group or "/"].items() if _is_array(item)}
                 return {name: (HDF5Array.of(item, path), _labels(item)) for name, item in found.items()}
         return _of_zarr(path, group)
 
@@ -188,6 +187,17 @@ def is_zarr(path: Path) -> bool:
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata"))
 
 
+def _of_numpy(path: Path) -> dict[str, Named]:
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes): no array can be read ({error}); it is truncated or holds objects: copy or "
+            "download it again, or store plain numbers"
+        ) from error
+    return {"": (NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype), None)}
+
+
 def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
     with netCDF4.Dataset(path) as file:
         found = {}
@@ -209,6 +219,11 @@ def _of_zarr(path: Path, group: str) -> dict[str, Named]:
         key = f"{group}/{name}".strip("/")
         found[name] = (ZarrArray(path.resolve(), key, array.shape, array.dtype, array.chunks), tuple(dims) if dims else None)
     return found
+
+
+def _is_array(item: Any) -> bool:
+    """Whether an item of an HDF5 file is an array, and not what netCDF writes for a dimension without coordinate."""
+    return isinstance(item, h5py.Dataset) and b"not a netCDF variable" not in np.bytes_(item.attrs.get("NAME", b""))
 
 
 def _labels(data: Any) -> tuple[str, ...] | None:
