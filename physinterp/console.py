@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 INTERRUPTED = 130
+CONNECT = 10.0
+"""Seconds to wait for a scheduler."""
 
 
 class Group(typer.core.TyperGroup):
@@ -41,7 +43,7 @@ def scheduled(address: str | None, threads: int | None) -> Iterator[None]:
     try:
         from distributed import Client
 
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=CONNECT)
     except ImportError as error:
         raise InputError("--scheduler needs dask.distributed: pip install 'dask[distributed]'") from error
     except (OSError, ValueError) as error:

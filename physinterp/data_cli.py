@@ -167,7 +167,7 @@ def stats(
     path = location(ds.attrs["path"])
     if out is None and not isinstance(path, Path):
         raise InputError(f"{path}: give the file of the statistics with --out")
-    target = out or (path if path.is_dir() else path.parent) / "stats.yaml"  # type: ignore[operator]
+    target = out or Path(str(path if path.is_dir() else path.parent)) / "stats.yaml"
     with scheduled(scheduler, threads):
         write_stats(target, ds, card, f"Training split of {path}", stride)
     say(str(target))

@@ -1,4 +1,4 @@
-"""Own arrays with a five-line card: every container, named and unnamed dimensions, splits, and what can be wrong with them."""
+"""Own arrays with a five-line card: every container, named and unnamed dimensions, splits, and what can be wrong."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ from physinterp.data.windows import Windows
 from physinterp.errors import InputError
 from physinterp.system import load_system
 
-CARD = """\
+Y = "{name: y, size: 6, start: 0, length: 1, boundary: periodic}"
+X = "{name: x, size: 4, start: 0, length: 2, boundary: wall}"
+CARD = f"""\
 name: mine
 adapter: array
-fields: [{name: u}, {name: v}]
-grid: {axes: [{name: y, size: 6, start: 0, length: 1, boundary: periodic}, {name: x, size: 4, start: 0, length: 2, boundary: wall}]}
+fields: [{{name: u}}, {{name: v}}]
+grid: {{axes: [{Y}, {X}]}}
 dt: 0.5
 """
 VALUES = np.random.default_rng(0).standard_normal((3, 9, 6, 4, 2)).astype(np.float32)
@@ -106,7 +108,8 @@ def test_groups_are_splits(folder, mine):
 def test_coordinates_and_parameters(folder, mine):
     """Axes in any direction; parameters per trajectory or one for all; one trajectory without the dimension sample."""
     system = mine.model_validate(
-        mine.model_dump() | {"parameters": [{"name": "Re", "default": 1, "values": (1, 9)}, {"name": "Pr", "default": 1, "values": (1, 9)}]}
+        mine.model_dump()
+        | {"parameters": [{"name": "Re", "default": 1, "values": (1, 9)}, {"name": "Pr", "default": 1, "values": (1, 9)}]}
     )
     axis = mine.grid.axes[0].points
     ds = separate().isel(y=slice(None, None, -1)).assign_coords(y=axis[::-1])
@@ -176,7 +179,10 @@ def test_an_archive_that_points_outside(folder, mine):
 
 
 SHAPES = {
-    "no trajectories": (VALUES[0], r"shape \(9, 6, 4, 2\); expected \('sample', 'time', 'y', 'x', 'field'\): add .*u\[None\]"),
+    "no trajectories": (
+        VALUES[0],
+        r"shape \(9, 6, 4, 2\); expected \('sample', 'time', 'y', 'x', 'field'\): add .*u\[None\]",
+    ),
     "flat": (VALUES[0, 0, 0], r"found array \(4, 2\)"),
     "three fields": (np.concatenate([VALUES, VALUES[..., :1]], -1), r"3 fields in the array, 2 in the card: \['u', 'v'\]"),
     "another grid": (VALUES[:, :, :5], "'y': expected 6 points, found 5"),

@@ -72,7 +72,9 @@ def write(path: Path, axes: Mapping[str, np.ndarray], kinds: Mapping[str, str], 
     return file
 
 
-def add(file: h5py.File, key: str, values: np.ndarray, sample: bool = True, time: bool = True, dims: tuple = (True, True)) -> None:
+def add(
+    file: h5py.File, key: str, values: np.ndarray, sample: bool = True, time: bool = True, dims: tuple = (True, True)
+) -> None:
     file[key] = values.astype("f4")
     file[key].attrs.update({"sample_varying": sample, "time_varying": time, "dim_varying": np.array(dims)})
 

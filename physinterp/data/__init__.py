@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,7 +37,7 @@ ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "array": arr
 def open_dataset(
     system: System | str,
     split: str = "train",
-    data: str | Path | None = None,
+    data: str | Location | None = None,
     *,
     verify: bool = False,
     **options: Any,
@@ -80,7 +79,7 @@ def open_dataset(
     return ds.assign_attrs({"system": card.name, "split": split, "path": str(folder)} | {n: getattr(card, n) for n in names})
 
 
-def splits(data: str | Path) -> tuple[str, ...]:
+def splits(data: str | Location) -> tuple[str, ...]:
     """Splits at a path, in the order train, valid, test; empty for files of one unnamed split."""
     path = location(data)
     return tuple(name for name in _adapter(path).splits(path) if name)

@@ -32,11 +32,15 @@ def rates(windows: Windows, seconds: float = 2.0) -> tuple[Rate, Rate]:
     """
     handles: dict[PartOfWindow, Any] = {}
     spent, batches = [0.0, 0.0], 0
-    _bare(windows, 0, handles), windows[1]  # everything is open
+    _bare(windows, 0, handles)
+    windows[1]  # everything is open now
     while sum(spent) < seconds:
         for which in (0, 1) if batches % 2 else (1, 0):
             step, begun = 2 * (batches + 1) + which, time.perf_counter()
-            windows[step] if which else _bare(windows, step, handles)
+            if which:
+                windows[step]
+            else:
+                _bare(windows, step, handles)
             spent[which] += time.perf_counter() - begun
         batches += 1
     size = 4 * windows.length * len(windows.names) * int(np.prod(windows.system.grid.shape))

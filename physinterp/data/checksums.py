@@ -84,7 +84,7 @@ def sha256(path: Path) -> str:
 
 def region(array: Any, sample: int, frames: slice) -> str:
     """Digest of some frames of one trajectory of an array (sample, time, ...)."""
-    return hashlib.sha256(np.ascontiguousarray(array[sample, frames])).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array[sample, frames]).data).hexdigest()
 
 
 def check_regions(store: Path, arrays: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ import zarr
 from physinterp.checkpoint import fingerprint
 from physinterp.data import checksums, open_dataset
 from physinterp.data.parts import FRAMES
+from physinterp.data.remote import Location
 from physinterp.errors import InputError
 from physinterp.system import System, near
 
@@ -146,7 +147,7 @@ class Plan:
 def plan(
     system: System,
     splits: Sequence[str],
-    data: str | Path | None,
+    data: str | Location | None,
     folder: str | Path,
     choice: Choice | None = None,
     **options: Any,

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 
 from physinterp.checkpoint import fingerprint
 from physinterp.data import archive, checksums
-from physinterp.data.remote import Remote, filesystem, retried
+from physinterp.data.remote import NoRanges, Remote, filesystem, retried
 from physinterp.errors import InputError
 from physinterp.system import near
 
@@ -77,7 +77,7 @@ def plan(url: str, folder: str | Path, patterns: Sequence[str] = ("*",)) -> list
     """
     root, folder = Remote(url.rstrip("/")), Path(folder).expanduser()
     if root.is_file():
-        return [_item(root, folder / root.name, {})]
+        return [_item(root, folder / root.name, None)]
     below = {unquote(remote.url.removeprefix(f"{root.url}/")): remote for remote in _walk(root)}
     sums = _sums(root)
     chosen = [name for name in sorted(below) if any(fnmatch.fnmatch(name, p) for p in patterns) and name not in SUMS]
@@ -87,7 +87,7 @@ def plan(url: str, folder: str | Path, patterns: Sequence[str] = ("*",)) -> list
     for name in chosen:
         if ".." in name.split("/"):
             raise InputError(f"{url}: the file {name!r} lies outside of the folder; do not use this source")
-    return [_item(below[name], folder / name, sums) for name in chosen]
+    return [_item(below[name], folder / name, sums.get(name)) for name in chosen]
 
 
 def fetch(item: Item, report: Callable[[int], None] = lambda n: None) -> Path:
@@ -102,9 +102,9 @@ def fetch(item: Item, report: Callable[[int], None] = lambda n: None) -> Path:
     if item.done:
         return item.path
     item.path.parent.mkdir(parents=True, exist_ok=True)
-    if item.info.get("partial", True) and item.size:
+    try:
         _in_blocks(item, report)
-    else:  # the server sends whole files alone
+    except NoRanges:
         fs, path = filesystem(item.remote.url)
         retried(item.remote.url, lambda: fs.get_file(path, str(item.part)))
         report(item.part.stat().st_size)
@@ -122,6 +122,8 @@ def fetch(item: Item, report: Callable[[int], None] = lambda n: None) -> Path:
 
 
 def _in_blocks(item: Item, report: Callable[[int], None]) -> None:
+    if not item.size:
+        raise NoRanges(f"{item.remote}: the server does not say how long the file is")
     with item.part.open("ab") as file:
         while (start := file.tell()) < item.size:
             data = item.remote.fetch(start, min(start + BLOCK, item.size))
@@ -140,19 +142,18 @@ def _walk(folder: Remote) -> list[Remote]:
     return found
 
 
-def _item(remote: Remote, path: Path, sums: dict[str, str]) -> Item:
+def _item(remote: Remote, path: Path, sha256: str | None) -> Item:
     info = remote.info()
-    known = next((digest for name, digest in sums.items() if remote.url.endswith(f"/{name}")), None)
-    return Item(remote, path, info, known or (info.get("lfs") or {}).get("sha256"))
+    return Item(remote, path, info, sha256 or (info.get("lfs") or {}).get("sha256"))
 
 
 def _sums(root: Remote) -> dict[str, str]:
     """SHA-256 by path, where the source has a list."""
     for name in SUMS:
-        listed = root / name
-        if not listed.is_file():
+        try:
+            text = (root / name).read().decode()
+        except FileNotFoundError:
             continue
-        text = listed.fetch(0, int(listed.info()["size"])).decode()
         if name == checksums.NAME:
             return {path: note["sha256"] for path, note in json.loads(text).items()}
         pairs = [line.split(maxsplit=1) for line in text.splitlines() if line.strip()]

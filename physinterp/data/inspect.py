@@ -56,9 +56,10 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
         formats = [name for name, adapter in ADAPTERS.items() if adapter.matches(path)]
-        report.found |= {"format": ", ".join(formats) or "none that is known"} | _files(path) | _contents(path)
+        report.found |= {"format": ", ".join(formats) or "none that is known"} | _files(path)
         if not formats:
             raise InputError(f"{path}: expected {' or '.join(adapter.EXPECTED for adapter in ADAPTERS.values())}")
+        report.found |= _contents(path)
     except InputError as error:
         report.wrong.append(str(error))
         return report
@@ -160,7 +161,7 @@ def _raw(adapter: Adapter, path: Location, card: System) -> xr.Dataset:
 def _describe(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: bool) -> None:
     report.found |= {
         "fields": ", ".join(f.name + (f" [{f.units}]" if f.units else "") for f in card.fields),
-        "grid": ", ".join(
+        "grid": "; ".join(
             f"{a.name} {a.size} {a.boundary} {a.nodes}, {_range(a.points)} {a.units}".strip() for a in card.grid.axes
         ),
         "step": f"{card.dt:g} {card.time_unit.removesuffix('1')}".strip(),
@@ -180,7 +181,7 @@ def _plan(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: b
     """Splits, spin-up and step."""
     if not named and not card.splits:
         report.use.append(
-            "take all of it for whatever split is asked for: name splits, or training sees what it is tested on"
+            "take all of it for any split that is asked for: name splits, or training sees what it is tested on"
         )
     ds = next(iter(sets.values()))
     time, spin_up = ds["time"].values, card.solver.spin_up if card.solver else 0.0

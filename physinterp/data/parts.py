@@ -34,6 +34,11 @@ class Stored(Protocol):
         ...
 
     @property
+    def key(self) -> str:
+        """Name inside of the file."""
+        ...
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
         ...

@@ -35,6 +35,10 @@ PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"
 T = TypeVar("T")
 
 
+class NoRanges(InputError):
+    """A server that sends whole files alone."""
+
+
 @dataclass(frozen=True, order=True)
 class Remote:
     """A file or folder behind a URL, with those parts of `pathlib.Path` that the readers use."""
@@ -116,19 +120,25 @@ class Remote:
         """The bytes from `start` to `end`.
 
         Raises:
-            InputError: no answer, or the server sends the whole file instead of a part.
+            NoRanges: the server sends the whole file instead of a part.
+            InputError: no answer.
         """
         fs, path = filesystem(self.url)
 
         def ask() -> bytes:
             data: bytes = fs.cat_file(path, start=start, end=end)
             if len(data) > end - start:
-                raise InputError(f"{self.url}: the server does not send parts of files: download it and give its path")
+                raise NoRanges(f"{self.url}: the server does not send parts of files: download it and give its path")
             if len(data) < end - start:
                 raise OSError(f"{len(data)} of {end - start} bytes came")
             return data
 
         return retried(self.url, ask)
+
+    def read(self) -> bytes:
+        """The whole file."""
+        fs, path = filesystem(self.url)
+        return bytes(retried(self.url, lambda: fs.cat_file(path)))
 
     def open(self) -> RemoteFile:
         """The file, to be read anywhere."""

@@ -112,7 +112,7 @@ def not_finite(da: xr.DataArray) -> str:
             if "time" in first and "time" in da.coords:
                 where += f" (t = {da['time'].values[first['time']]:.6g})"
             if "trajectory" in block.coords:
-                where += f", of trajectory {block['trajectory'].item()}"
+                where += f", of trajectory {block['trajectory'].values!s}"
             return (
                 f"field {da.name!r} has {count} values that are not finite in sample {sample}, first at "
                 f"{where}; leave this sample out or fill the gaps before training"
@@ -156,10 +156,10 @@ def _summary(ds: xr.Dataset, names: Sequence[str], stride: int) -> tuple[dict[st
     for name in names:
         da = ds[name]
         u = dask.array.asarray(da.data)
-        later, earlier = (
-            dask.array.asarray(da.isel(time=s).data).astype(np.float64) for s in (slice(stride, None), slice(None, -stride))
-        )
-        rows[name] = _rows(u), _rows(later - earlier)
+        both = (dask.array.asarray(da.isel(time=s).data) for s in (slice(stride, None), slice(None, -stride)))
+        axes = tuple(range(u.ndim))
+        _, (later, earlier) = dask.array.core.unify_chunks(*(part for x in both for part in (x, axes)))
+        rows[name] = _rows(u), _rows(later, earlier)
     results, blocks = {}, {}
     for name, (of_field, of_change) in dask.compute(rows)[0].items():
         (mean, variance), (mean_delta, variance_delta) = _merged(of_field), _merged(of_change)
@@ -173,17 +173,22 @@ def _summary(ds: xr.Dataset, names: Sequence[str], stride: int) -> tuple[dict[st
     return results, fingerprint({"blocks": blocks, "coords": coords, "stride": stride})
 
 
-def _rows(u: dask.array.Array) -> dask.array.Array:
+def _rows(u: dask.array.Array, *minus: dask.array.Array) -> dask.array.Array:
     """Per chunk: count, mean, sum of squared deviations, digest of the bytes; shape (*chunks, 4)."""
     chunks = (*((1,) * n for n in u.numblocks), (4,))
-    return u.map_blocks(_row, new_axis=u.ndim, chunks=chunks, dtype=np.float64, meta=np.empty((0,) * (u.ndim + 1)))
+    empty = np.empty((0,) * (u.ndim + 1))
+    return dask.array.map_blocks(_row, u, *minus, new_axis=u.ndim, chunks=chunks, dtype=np.float64, meta=empty)
 
 
-def _row(block: np.ndarray) -> np.ndarray:
-    digest = int.from_bytes(hashlib.blake2b(np.ascontiguousarray(block), digest_size=6).digest(), "big")  # exact in float64
+def _row(block: np.ndarray, *minus: np.ndarray) -> np.ndarray:
+    content = np.ascontiguousarray(block).data
+    digest = int.from_bytes(hashlib.blake2b(content, digest_size=6).digest(), "big")  # exact in float64
     values = block.astype(np.float64)
+    for other in minus:
+        values -= other
     mean = values.mean()
-    values -= mean
+    with np.errstate(invalid="ignore"):  # infinities show in the mean, and are looked for then
+        values -= mean
     row = [block.size, mean, np.vdot(values, values), digest]
     return np.array(row, dtype=np.float64).reshape((1,) * block.ndim + (4,))
 

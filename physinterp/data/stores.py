@@ -16,7 +16,9 @@ from typing import Any
 import h5py
 import netCDF4
 import numpy as np
+import xarray as xr
 import zarr
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from physinterp.data import archive
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened
@@ -68,11 +70,12 @@ class ZippedArray(_Array):
 
 
 class NetCDFArray(_Array):
-    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked."""
+    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked; xarray reads it, under its lock."""
 
     def open(self) -> Any:
-        """The open variable; indexing gives masked arrays."""
-        return _Unpacked(netCDF4.Dataset(self.path)[self.key], self.dtype)
+        """The open variable."""
+        group, _, name = self.key.rpartition("/")
+        return _Decoded(_netcdf(self.path, group)[name].variable, self.dtype)
 
 
 class ZarrArray(_Array):
@@ -89,14 +92,14 @@ class ZarrArray(_Array):
         return zarr.open_array(self.path, path=self.key, mode="r")
 
 
-class _Unpacked:
-    """A netCDF variable with its gaps as NaN; it keeps its file open."""
+class _Decoded:
+    """An open variable that gives plain arrays."""
 
-    def __init__(self, variable: Any, dtype: np.dtype[Any]) -> None:
-        self.variable, self.dtype, self.file = variable, dtype, variable.group()
+    def __init__(self, variable: xr.Variable, dtype: np.dtype[Any]) -> None:
+        self.variable, self.dtype = variable, dtype
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return np.ma.filled(np.ma.asarray(self.variable[index]).astype(self.dtype), np.nan)
+        return np.asarray(self.variable[index].values, dtype=self.dtype)
 
 
 class RawChunks:
@@ -138,8 +141,8 @@ class RawChunks:
         try:
             values = np.fromfile(file, self.dtype, count * size, offset=first * size * self.dtype.itemsize)
         except FileNotFoundError as error:
-            chunk = file.relative_to(self.store)
-            raise InputError(f"{self.store}: the chunk {chunk} is missing: make the store again") from error
+            name = file.relative_to(self.store)
+            raise InputError(f"{self.store}: the chunk {name} is missing: make the store again") from error
         if len(values) < count * size:
             raise InputError(f"{self.store}: the chunk {file.relative_to(self.store)} is truncated: make the store again")
         return values.reshape(count, *rest)
@@ -173,7 +176,7 @@ def groups(path: Path) -> list[str]:
         if path.suffix in (".npy", ".npz"):
             return []
         if path.suffix == ".nc":
-            with netCDF4.Dataset(path) as file:
+            with NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path) as file:
                 return list(file.groups)
         if path.suffix in SUFFIXES:
             with opened(path) as file:
@@ -192,21 +195,25 @@ def _of_numpy(path: Path) -> dict[str, Named]:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except ValueError as error:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes): no array can be read ({error}); it is truncated or holds objects: copy or "
-            "download it again, or store plain numbers"
+            f"{path} ({path.stat().st_size} bytes): no array can be read ({error}); it is truncated or holds objects: "
+            "copy or download it again, or store plain numbers"
         ) from error
     return {"": (NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype), None)}
 
 
+def _netcdf(path: Path, group: str) -> xr.Dataset:
+    return xr.open_dataset(path, engine="netcdf4", group=group or None, chunks=None, cache=False, decode_times=False)
+
+
 def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
-    with netCDF4.Dataset(path) as file:
-        found = {}
-        for name, variable in (file[group] if group else file).variables.items():
-            dtype = np.dtype(np.float32 if variable.ndim > 1 else np.float64)
-            if isinstance(variable.dtype, np.dtype) and variable.dtype.kind in "fiu":
-                key = f"{group}/{name}".strip("/")
-                found[name] = (NetCDFArray(path.resolve(), key, variable.shape, dtype), variable.dimensions)
-        return found
+    found: dict[str, Named] = {}
+    with _netcdf(path, group) as ds:
+        for name, variable in ds.variables.items():
+            if variable.dtype.kind in "fiu":
+                dtype = np.dtype(np.float32 if variable.ndim > 1 else np.float64)
+                key, dims = f"{group}/{name}".strip("/"), tuple(map(str, variable.dims))
+                found[str(name)] = (NetCDFArray(path.resolve(), key, variable.shape, dtype), dims)
+    return found
 
 
 def _of_zarr(path: Path, group: str) -> dict[str, Named]:
@@ -215,7 +222,9 @@ def _of_zarr(path: Path, group: str) -> dict[str, Named]:
     for name, array in [("", node)] if isinstance(node, zarr.Array) else node.arrays():
         if {"scale_factor", "add_offset"} & set(array.attrs):
             raise InputError(f"{path}: array {name!r} is packed (scale_factor, add_offset); store plain numbers")
-        dims = array.metadata.dimension_names if array.metadata.zarr_format == 3 else array.attrs.get("_ARRAY_DIMENSIONS")
+        dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")
+        if array.metadata.zarr_format == 3:
+            dims = array.metadata.dimension_names
         key = f"{group}/{name}".strip("/")
         found[name] = (ZarrArray(path.resolve(), key, array.shape, array.dtype, array.chunks), tuple(dims) if dims else None)
     return found

@@ -145,7 +145,7 @@ def _part(path: Location, system: System) -> Part:
         coords: dict[str, Any] = {"time": time}
         coords |= {axis: np.asarray(file["dimensions"][axis], dtype=np.float64) for axis in axes}
         sizes = {"sample": samples, "time": len(time)} | {axis: len(coords[axis]) for axis in axes}
-        views = {}
+        views: dict[str, View] = {}
         for order in range(3):
             group = file.get(f"t{order}_fields", {})
             for name in group:

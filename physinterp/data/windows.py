@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +29,7 @@ from physinterp.checkpoint import fingerprint
 from physinterp.data import apebench, array, well
 from physinterp.data.hdf5 import explained
 from physinterp.data.parts import Part, Stored
-from physinterp.data.remote import location
+from physinterp.data.remote import Location, location
 from physinterp.errors import InputError
 from physinterp.system import System, load_system
 
@@ -77,7 +76,7 @@ class Windows:
         self,
         system: System | str,
         split: str = "train",
-        data: str | Path | None = None,
+        data: str | Location | None = None,
         *,
         steps: int = 1,
         context: int = 0,
