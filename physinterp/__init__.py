@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from physinterp.data import open_dataset
     from physinterp.emulator import Emulator
+    from physinterp.forecast import load
 
 __version__ = "0.1.0"
-__all__ = ["Emulator", "open_dataset"]
+__all__ = ["Emulator", "load", "open_dataset"]
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from physinterp.emulator import Emulator
 
         return Emulator
+    if name == "load":
+        from physinterp.forecast import load
+
+        return load
     if name == "open_dataset":
         from physinterp.data import open_dataset
 

@@ -14,16 +14,17 @@ import json
 import logging
 import math
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import xarray as xr
+import zarr
 from torch import Tensor, nn
 
 from physinterp import __version__, metrics
@@ -31,52 +32,22 @@ from physinterp import data as datasets
 from physinterp import evaluate as ev
 from physinterp.autoencoder import Identity
 from physinterp.baselines.reference import Climatology, Persistence
-from physinterp.checkpoint import fingerprint, reading, replacing
+from physinterp.checkpoint import fingerprint, load_json, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import generate
-from physinterp.emulator import Emulator, SampledStepper
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
+from physinterp.options import Options
 from physinterp.results import Results
 from physinterp.runs import Runs
 from physinterp.system import System, load_system, near
+from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
+VALUES = 2**25  # of a field at a point, forecast and scored together
 CASES = 8  # initial conditions at least, where the data come from the user
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a user asks for; None leaves the choice to the preset.
-
-    Attributes:
-        system: name of the card.
-        sampler: a row of METHODS with a sampler, shown in `forecast.zarr` and in the field panels.
-        preset: name of the preset.
-        data: evaluate on these files, not on the generated test split.
-        methods: rows of the table, where not those of the preset.
-        steps: sampler steps of the row `sampler`.
-        members: ensemble size.
-        lead: number of leads.
-        seed: of training and of forecasts.
-        device: "cpu" or "cuda".
-        out: folder of the results.
-        retrain: train again.
-    """
-
-    system: str
-    sampler: str | None = None
-    preset: str | None = None
-    data: Path | None = None
-    methods: tuple[str, ...] | None = None
-    steps: int | None = None
-    members: int | None = None
-    lead: int | None = None
-    seed: int = 0
-    device: str = "cpu"
-    out: Path | None = None
-    retrain: bool = False
 
 
 def run(options: Options) -> Results:
@@ -169,7 +140,7 @@ class Job:
         """The split that is evaluated: test, or valid where the user's files have no test."""
         if self.options.data is None:
             return "test"
-        found = datasets.splits(self.options.data)
+        found = datasets.splits(self.options.data, self.system)
         for name in ("test", "valid"):
             if name in found:
                 if name == "valid":
@@ -245,7 +216,7 @@ class Job:
             "data": stamp,
             "seed": self.options.seed,
             "device": self.options.device,
-            "code": [__version__, metrics.VERSION, ev.VERSION],
+            "code": [__version__, metrics.VERSION, TABLE_VERSION],
         }
         if row is not None and row.sampler is not None:
             settings |= {"steps": sampler_steps(row, self.preset.steps), "members": self.preset.members, "tune": VERSION}
@@ -275,7 +246,7 @@ class Job:
             record["seconds"] = record["seconds"] + codec_record["seconds"]
         record["evaluations"] = sampler.evaluations if sampler else 1
         if row.deterministic or row.sampler is None:
-            return self.runs.emulator(codec, SampledStepper(model, sampler)), row, record
+            return self.runs.sampled(what, sampler), row, record
         validation = Validation(self.runs, what, self.benchmark.headline, self.preset.lead)
         setting = calibrated(validation, row.sampler, sampler_steps(row, self.preset.steps))
         record |= {"temperature": setting.temperature, "correlation": setting.correlation}
@@ -292,16 +263,44 @@ class Job:
         emulator, row, record = self.emulator(name)
         members = 1 if row.deterministic else self.preset.members
         LOGGER.info("%s: forecasting %d cases x %d members", name, self.truth.initial.sizes["sample"], members)
-        seconds: list[float] = []
-        forecasts: Iterable[Tensor] = ev.physical(
-            emulator, self.truth, self.preset.lead, members, self.options.seed, seconds
-        )
         if focus:
-            forecasts = stored(forecasts, emulator, self.truth, store, path.stem, name)
-        ds = ev.evaluate(forecasts, self.truth, emulator)
-        rate = statistics.median(seconds) / (self.truth.initial.sizes["sample"] * members)
+            seconds = self._store(emulator, members, store, path.stem, name)
+            written = xr.open_zarr(store, consolidated=False)
+        parts, rates, first = [], [], 0
+        example: list[Tensor] = []
+        for part in self.truth.parts(self._at_once(members)):
+            count, times = part.initial.sizes["sample"], list[float]()
+            if focus:
+                forecasts = ev.read(written.isel(sample=slice(first, first + count)), self.system)
+            else:
+                forecasts = ev.physical(emulator, part, self.preset.lead, members, self.options.seed, times)
+            forecasts = forecasts if first else noted(forecasts, example)
+            parts.append(ev.evaluate(forecasts, part, emulator, self.options.seed))
+            rates += [t / (count * members) for t in times]
+            first += count
+        ds = ev.together(parts)
+        ds["example"] = ("lead_time", "field", *self.system.grid.names), torch.stack(example).numpy()
+        rate = seconds / (first * members * self.preset.lead) if focus else statistics.median(rates)
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
         return self._keep(name, ds)
+
+    def _at_once(self, members: int) -> int:
+        """Cases that are forecast and scored together: their number does not decide the memory."""
+        return max(1, VALUES // (members * len(self.system.fields) * math.prod(self.system.grid.shape)))
+
+    def _store(self, emulator: Emulator, members: int, path: Path, stamp: str, name: str) -> float:
+        """Write the forecast of all cases, with the truth in the group `truth`; returns the seconds of the forecast."""
+        if path.exists():
+            shutil.rmtree(path)
+        begun = time.perf_counter()
+        initial = self.truth.initial.assign_attrs(method=name)
+        emulator.forecast(initial, self.preset.lead, members, self.options.seed, out=path)
+        seconds = time.perf_counter() - begun
+        trajectory = ("sample", self.truth.initial["trajectory"].values.astype(object))  # zarr has no fixed-width strings
+        truth = self.truth.truth.drop_attrs().drop_encoding().chunk(sample=1, lead_time=-1)
+        truth.assign_coords(trajectory=trajectory).to_zarr(path, group="truth", mode="a", consolidated=False, zarr_format=2)
+        zarr.open_group(str(path), mode="r+").attrs["stamp"] = stamp  # last: the store is complete
+        return seconds
 
     def floor(self, codec: str) -> xr.Dataset:
         """The evaluation of a codec alone."""
@@ -343,6 +342,8 @@ class Job:
             "device": self.options.device,
             "data": str(self.options.data) if self.options.data else "generated",
             "split": self.split,
+            "command": self.options.command(),
+            "runs": self.runs.root.name,
         }
 
 
@@ -358,31 +359,16 @@ def developed(ds: xr.Dataset, system: System) -> xr.Dataset:
     return kept
 
 
-def stored(
-    forecasts: Iterable[Tensor], emulator: Emulator, truth: ev.Cases, path: Path, stamp: str, name: str
-) -> Iterator[Tensor]:
-    """Pass forecasts on and write them, lead by lead, with the truth in the group `truth`; whole or not at all."""
-    trajectory = ("sample", truth.initial["trajectory"].values.astype(object))  # zarr has no fixed-width strings
-    with replacing(path) as part:
-        for k, u in enumerate(forecasts):
-            lead = [(k + 1) * emulator.dt]
-            coords: dict[str, Any] = {"sample": range(len(u)), "member": range(u.shape[1]), "lead_time": lead}
-            ds = emulator.stack.unpack(emulator.stack.normalise(u).unsqueeze(2), coords)
-            ds = ds.assign_coords(trajectory=trajectory)
-            ds.attrs = {"stamp": stamp, "method": name, "system": emulator.system.name}
-            how: dict[str, Any] = {"append_dim": "lead_time"} if k else {"mode": "w"}
-            ds.to_zarr(part, consolidated=False, **how)
-            yield u
-        whole = truth.truth.drop_attrs().drop_encoding().chunk(sample=1, lead_time=-1).assign_coords(trajectory=trajectory)
-        whole.to_zarr(part, group="truth", mode="a", consolidated=False)
+def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor]:
+    """Pass forecasts on and keep the first member of the first initial condition, (C, *S) per lead."""
+    for u in forecasts:
+        example.append(u[0, 0].clone())
+        yield u
 
 
 def _stamp(path: Path) -> str | None:
-    """Which evaluation a forecast store belongs to."""
-    if not path.exists():
-        return None
-    with reading(path), xr.open_zarr(path, consolidated=False) as ds:
-        return ds.attrs.get("stamp")
+    """Which evaluation a complete forecast store belongs to."""
+    return load_json(path / ".zattrs").get("stamp") if (path / ".zattrs").is_file() else None
 
 
 def _newest(path: Path) -> float:

@@ -71,8 +71,8 @@ class Covariance(nn.Module):
         rest = f(self.rest)[:, None, None]
         gain = f(self.values)[:, None, :] - rest
         vectors = torch.view_as_complex(self.vectors).to(y.dtype)
-        inside = (y.conj().resolve_conj() @ vectors).conj().resolve_conj()  # U* y: the small factors are conjugated
-        return back(torch.baddbmm(rest * y, gain * inside, vectors.mT))
+        inside = y @ vectors.conj()  # U* y, as rows
+        return back((rest * y).baddbmm_(gain * inside, vectors.mT))
 
     def colour(self, x: Tensor) -> Tensor:
         """C^(1/2) x: noise of covariance C from white noise x (B, C, *S)."""
@@ -89,12 +89,15 @@ class White:
 
 def transform(x: Tensor, periodic: tuple[int, ...]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Unitary Fourier transform along the periodic axes, (B, C, *S) -> (K, B, D) complex, and the way back."""
-    lengths, front = [x.shape[a] for a in periodic], tuple(range(len(periodic)))
     if not periodic:
         return torch.complex(x, torch.zeros_like(x)).reshape(1, len(x), -1), lambda z: z.real.reshape(x.shape)
-    y = torch.fft.rfftn(x, dim=periodic, norm="ortho").movedim(periodic, front)
+    last = tuple(range(-len(periodic), 0))
+    x = x.movedim(periodic, last)
+    y = torch.fft.rfftn(x, dim=last, norm="ortho")
+    count = math.prod(y.shape[last[0] :])
 
     def back(z: Tensor) -> Tensor:
-        return torch.fft.irfftn(z.reshape(y.shape).movedim(front, periodic), s=lengths, dim=periodic, norm="ortho")
+        y_of_z = z.reshape(count, -1).t().contiguous().view(y.shape)  # as matrices: their transposition is the fast one
+        return torch.fft.irfftn(y_of_z, s=x.shape[last[0] :], dim=last, norm="ortho").movedim(last, periodic)
 
-    return y.reshape(math.prod(y.shape[: len(front)]), len(x), -1).contiguous(), back
+    return y.reshape(-1, count).t().contiguous().view(count, len(x), -1), back

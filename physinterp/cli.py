@@ -25,6 +25,9 @@ app.add_typer(data, name="data")
 single = typer.Typer(**OPTIONS)  # `python -m physinterp.benchmark`: one command without a name
 
 Model = Annotated[Path, typer.Argument(help="Folder of a trained interpolant, as in PHYSINTERP_HOME/runs/*/interpolant-*.")]
+ResultsFolder = Annotated[
+    Path, typer.Argument(help="Folder of the results of a benchmark, such as results/rbc.", metavar="RESULTS")
+]
 Leads = Annotated[int, typer.Option(min=1, help="Leads that count, in steps.")]
 
 
@@ -50,7 +53,7 @@ def benchmark(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Rows of the table, separated by commas; another codec and backbone as in "
+            help="Rows of the table, separated by commas; other steps as in si-em@5, another codec and backbone as in "
             "si-em/dcae-dit. Default: all of the preset."
         ),
     ] = None,
@@ -68,6 +71,7 @@ def benchmark(
     (default ~/.cache/physinterp).
     """
     from physinterp.benchmark import Options, run
+    from physinterp.terminal import show
 
     rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods is not None else None
     options = Options(
@@ -75,7 +79,7 @@ def benchmark(
         lead=lead, seed=seed, device=device, out=out, retrain=retrain,
     )  # fmt: skip
     with _interruptible():
-        run(options).show(_console())
+        show(run(options), _console())
 
 
 @app.command()
@@ -128,6 +132,126 @@ def doctor(
         _console().print(table)
     if not all(f.sound for f in findings):
         raise typer.Exit(UNSOUND)
+
+
+@app.command()
+def plot(
+    results: ResultsFolder,
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="error, crps, accuracy, pareto, budget, spectra, ranks, spread, fields or animation (a GIF).",
+        ),
+    ],
+    field: Annotated[str | None, typer.Option(help="Field of the maps. Default: the first headline field.")] = None,
+    lead: Annotated[
+        float | None, typer.Option(help="Lead time, in units of time. Default: the middle one of the table.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Row of the maps and of the error budget. Default: the --sampler.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File, .png, .svg or .pdf. Default: RESULTS/KIND.png (or .gif).")] = None,
+) -> None:
+    """Draw one plot of the results of a benchmark."""
+    with _interruptible():
+        from physinterp.plot import save
+        from physinterp.results import Results
+
+        found = Results.open(results)
+        path = out or results / f"{kind}.{'gif' if kind == 'animation' else 'png'}"
+        save(found.draw(kind, found.choice(field, lead, method)), path)
+        _console().print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def report(
+    results: ResultsFolder,
+    out: Annotated[Path | None, typer.Option(help="File. Default: report.html in the folder.")] = None,
+) -> None:
+    """Write the results of a benchmark as one HTML page: summary, tables, maps with a slider, plots, definitions."""
+    with _interruptible():
+        from physinterp.report import write
+        from physinterp.results import Results
+
+        _console().print(str(write(Results.open(results), out)), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/demo"),
+) -> None:
+    """Show the whole loop on Kolmogorov flow: simulate, train, forecast, compare, and write the page; under 5 minutes."""
+    with _interruptible():
+        from physinterp.benchmark import Options, run
+        from physinterp.report import write
+        from physinterp.terminal import show
+
+        results = run(Options("kolmogorov", sampler="si-em", preset="demo", out=out))
+        show(results, _console())
+        _console().print(f"the page: {write(results).resolve()}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def plan(
+    system: Annotated[str, typer.Option(help="System: a card, such as rbc or kolmogorov.")],
+    preset: Annotated[str | None, typer.Option(help="Size: tiny, quick or paper. Default: the benchmark's (quick).")] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31, help="Seed of the training; what is there already costs nothing.")
+    ] = 0,
+) -> None:
+    """Say what a benchmark will cost on this machine before it starts: parameters, memory, disk and time."""
+    with _interruptible():
+        from physinterp.plan import Plan
+
+        found = Plan(system, preset, seed)
+        networks = Table(title=f"{found.system.name}, preset {found.preset_name}", title_justify="left")
+        for column in ("network", "parameters", "kept per state in training, MB", "training, s"):
+            networks.add_column(column, justify="left" if column == "network" else "right")
+        for n in found.networks:
+            time = "there already" if n.ready else f"{n.seconds:,.0f}"
+            networks.add_row(n.name, f"{n.parameters:,}", f"{n.activations / 1e6:,.1f}", time)
+        totals = Table()
+        for column in ("", "of that", "sum"):
+            totals.add_column(column)
+        megabytes, minutes = (lambda b: f"{b / 1e6:,.0f} MB"), (lambda s: f"{s / 60:,.1f} min")
+        for label, parts, text in (
+            ("time on this processor", found.seconds(), minutes),
+            ("memory, at most", found.memory(), megabytes),
+            ("disk", found.disk(), megabytes),
+        ):
+            each = ", ".join(f"{name} {text(value)}" for name, value in parts.items())
+            totals.add_row(label, each, text(sum(parts.values())))
+        _console().print(networks)
+        _console().print(totals)
+
+
+@app.command()
+def forecast(
+    model: Annotated[str, typer.Argument(help="Folder of a trained model, or rbc or rbc/interpolant-identity-unet.")],
+    init: Annotated[
+        Path, typer.Option(help="Initial states: netCDF or zarr, a forecast to continue, or data of the system.")
+    ],
+    out: Annotated[Path, typer.Option(help="The zarr store to write.")],
+    steps: Annotated[int, typer.Option(min=1, help="Leads.")] = 10,
+    members: Annotated[int | None, typer.Option(min=1, help="Ensemble size. Default: 16, 1 if deterministic.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise. Default: 0, or that of a forecast continued.")] = None,
+    time: Annotated[int | None, typer.Option(help="Frame of --init, from 0. Default: the first after the spin-up.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Such as si-em. Default: as tuned or calibrated.")] = None,
+    sampler_steps: Annotated[int | None, typer.Option(min=1, help="Of --sampler. Default: the preset's.")] = None,
+    setting: Annotated[str | None, typer.Option(help="Kept by tune: accurate, balanced or spectral.")] = None,
+    layout: Annotated[str, typer.Option(help="physinterp or weatherbench.")] = "physinterp",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a forecast at --out.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Forecast from the states in a file with a trained model, into a zarr store that is written on the way."""
+    with _interruptible():
+        from physinterp.forecast import initial_state, load
+
+        emulator = load(model, sampler, sampler_steps, setting, device)
+        state = initial_state(init, emulator.system, time)
+        ds = emulator.forecast(state, steps, members, seed, out, overwrite=overwrite, layout=layout)
+        sizes = ", ".join(f"{name} {size}" for name, size in ds[emulator.system.field_names[0]].sizes.items())
+        _console().print(f"{out}: {sizes}", soft_wrap=True, highlight=False)
 
 
 def _console() -> Console:

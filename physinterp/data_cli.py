@@ -191,7 +191,8 @@ def convert(
     from physinterp.system import load_system
 
     card = _fitting(load_system(system), data)
-    wanted = _list(splits) or (splits_at(data) if data is not None else tuple(card.splits)) or ("train",)
+    there = splits_at(data, None if card.solver else card) if data is not None else tuple(card.splits)
+    wanted = _list(splits) or there or ("train",)
     choice = conversion.Choice(_list(fields), _range(samples, int, "--samples"), _range(times, float, "--times"), stride)
     plan = conversion.plan(card, wanted, data, out, choice)
     todo = plan.todo()

@@ -50,8 +50,8 @@ class Drift(Model, ABC):
         """b(x_s, s) given the state x0 and its source, (B, C, *S)."""
 
     @abstractmethod
-    def colour(self, noise: Tensor) -> Tensor:
-        """The noise of the interpolant from white noise (B, C, *S)."""
+    def levels(self, u: Tensor) -> Tensor:
+        """The law of s in training: s from uniform draws u, (B,)."""
 
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
         if sampler is None:
@@ -60,7 +60,7 @@ class Drift(Model, ABC):
         def b(x_s: Tensor, s: Tensor, source: Tensor, cond: Conditioning) -> Tensor:
             return self.drift(x_s, s, source, z, cond)
 
-        return sampler(b, self.source(z, cond), cond, noise=lambda k: self.colour(noise(k)))
+        return sampler(b, self.source(z, cond), cond, noise=noise)
 
 
 class StateDrift(Drift):
@@ -99,8 +99,8 @@ class StateDrift(Drift):
     def source(self, x0: Tensor, cond: Conditioning) -> Tensor:
         return x0
 
-    def colour(self, noise: Tensor) -> Tensor:
-        return noise
+    def levels(self, u: Tensor) -> Tensor:
+        return (u - self.at_zero).clamp(min=0) / (1 - self.at_zero)
 
     def drift(self, x_s: Tensor, s: Tensor, source: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
         change = self.scale * self.network(x0, (x_s - x0) / self.scale, s, cond)
@@ -109,8 +109,7 @@ class StateDrift(Drift):
         return (1 - level * c) * change + c * (x_s - x0)
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
-        u = uniform(len(x0), generator, x0)
-        s = (u - self.at_zero).clamp(min=0) / (1 - self.at_zero)
+        s = self.levels(uniform(len(x0), generator, x0))
         bridge = self.interpolant.bridge(x0, x1, as_level(s), gaussian(generator, x0))
         return ((self.drift(bridge.x_s, s, x0, x0, cond) - bridge.target) / self.scale).square().mean()
 
@@ -157,6 +156,9 @@ class ForecastDrift(Drift):
     def source(self, x0: Tensor, cond: Conditioning) -> Tensor:
         return self.mean(x0, cond)
 
+    def levels(self, u: Tensor) -> Tensor:
+        return u
+
     def colour(self, noise: Tensor) -> Tensor:
         return self.covariance.colour(noise)
 
@@ -171,7 +173,7 @@ class ForecastDrift(Drift):
             mean = self.source(x0, cond)
             if self.training:
                 x1 = mean + self.inflation * (x1 - mean)
-            s = uniform(len(x0), generator, x0)
+            s = self.levels(uniform(len(x0), generator, x0))
             bridge = self.interpolant.bridge(mean, x1, as_level(s), self.colour(gaussian(generator, x0)))
         return ((self.drift(bridge.x_s, s, mean, x0, cond) - bridge.target) / self.covariance.sigma).square().mean()
 

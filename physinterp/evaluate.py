@@ -1,11 +1,22 @@
-"""Forecasts against truth: every score at every lead, for every initial condition, in one pass over the leads."""
+r"""Forecasts against truth: every score at every lead, for every initial condition, in one pass over the leads.
+
+The error budget of a forecast at a lead compares three fields with the truth there:
+
+    floor       the truth encoded and decoded
+    one step    the emulator's step from the true state one step before
+    member      the forecast itself
+
+Their squared errors, and the power of their errors per wavenumber, say what the codec loses, what one step adds to it,
+and what feedback, the rollout from the emulator's own states, adds to that.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +29,10 @@ from physinterp.data.statistics import not_finite
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
+from physinterp.system import System, near
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -44,9 +59,15 @@ class Cases:
                     raise InputError(not_finite(ds[name]))
 
     def lead(self, k: int, names: Sequence[str], space: Sequence[str]) -> Tensor:
-        """The truth at lead k (from 0), shape (N, C, *S), float32."""
-        ds = self.truth.isel(lead_time=k)
+        """The truth at lead k (from 0; -1 is the initial state), shape (N, C, *S), float32."""
+        ds = self.initial if k < 0 else self.truth.isel(lead_time=k)
         return torch.from_numpy(np.stack([ds[n].transpose("sample", *space).values for n in names], axis=1))
+
+    def parts(self, size: int) -> Iterator[Cases]:
+        """The cases in parts of at most `size`, in order."""
+        for first in range(0, self.initial.sizes["sample"], size):
+            rows = slice(first, first + size)
+            yield Cases(self.initial.isel(sample=rows), self.truth.isel(sample=rows))
 
 
 def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Cases:
@@ -58,13 +79,18 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
         leads, starts: steps of truth, and initial conditions per trajectory.
         dt: physical time of a step.
     Raises:
-        InputError: the trajectories are too short.
+        InputError: the trajectories are too short, or `stride` frames are not `dt` apart.
     """
     last = ds.sizes["time"] - 1 - leads * stride
     if last < 0:
         raise InputError(
             f"{ds.sizes['time']} frames are too few for {leads} leads of {stride} frames: ask for a lead of at most "
             f"{(ds.sizes['time'] - 1) // stride}"
+        )
+    apart = float(ds["time"][stride] - ds["time"][0])
+    if abs(apart - dt) > 1e-3 * dt:
+        raise InputError(
+            f"{stride} frames are {apart:g} apart, the step is {dt:g}: take a stride of {stride * dt / apart:g}"
         )
     first = np.unique(np.linspace(0, last, starts).round().astype(int))
     initial, truth = [], []
@@ -107,12 +133,15 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
     }
     if len(members) > 1:
         scores["variance"] = metrics.ensemble_variance(members, truth, weights)
+        ranks = metrics.rank_histogram(members, truth, weights).mean(0)
     lost = ~torch.isfinite(forecast).flatten(3).all(-1).all(1)
     for value in scores.values():
         value[lost] = torch.inf
     ds = xr.Dataset({n: (("case", "field", "band")[: v.ndim], v.numpy()) for n, v in scores.items()})
     ds["spectrum"] = ("field", "k"), of_members.power.mean((0, 1)).numpy()
     ds["spectrum_truth"] = ("field", "k"), of_truth.power.mean(0).numpy()
+    if len(members) > 1:
+        ds["rank_histogram"] = ("field", "rank"), ranks.numpy()
     return ds.assign_coords(k=of_truth.k.numpy())
 
 
@@ -129,15 +158,34 @@ def spectrum(x: Tensor, grid: Grid) -> metrics.Spectrum:
     return replace(s, k=s.k[inside], power=s.power[..., inside], counts=s.counts[inside])
 
 
-def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator) -> xr.Dataset:
+def budget(errors: Mapping[str, Tensor], grid: Grid) -> xr.Dataset:
+    """The error budget of one lead.
+
+    Arguments:
+        errors: of `member`, `one_step` and `floor`, each (N, M, C, *S), physical units.
+        grid: weights and periodic axes.
+    Returns:
+        `mse_*` per case and field, `error_spectrum_*` per field and k, in squared units; means over the members.
+    """
+    weights, ds = torch.from_numpy(grid.weights), xr.Dataset()
+    for name, e in errors.items():
+        s = spectrum(e, grid)
+        ds[f"mse_{name}"] = ("case", "field"), (e.double().square() * weights).flatten(3).mean(-1).mean(1).numpy()
+        ds[f"error_spectrum_{name}"] = ("field", "k"), s.power.mean((0, 1)).numpy()
+    return ds.assign_coords(k=s.k.numpy())
+
+
+def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed: int | None = None) -> xr.Dataset:
     """Scores and spectra of forecasts.
 
     Arguments:
         forecasts: one tensor (N, M, C, *S) per lead, physical units.
         truth: the cases that they forecast.
-        emulator: for fields, grid and time step.
+        emulator: that made them; for fields, grid and time step, and for its single steps in the error budget.
+        seed: of the noise of those single steps; None leaves the budget out.
     Returns:
-        Dims (lead_time, case, field[, band]) per score; `spectrum` and `spectrum_truth` (lead_time, field, k).
+        Dims (lead_time, case, field[, band]) per score and `mse_*`; `spectrum`, `spectrum_truth` and `error_spectrum_*`
+        (lead_time, field, k); `rank_histogram` (lead_time, field, rank) of ensembles.
     """
     stack, grid = emulator.stack, emulator.stack.grid
     parts: list[xr.Dataset] = []
@@ -147,17 +195,121 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator) -> x
         members = forecast.shape[1]
         target = truth.lead(k, stack.names, grid.names)
         scores = score(forecast, target, grid)
-        if members > 1 and not isinstance(emulator.codec, Identity):
+        seen = target
+        if not isinstance(emulator.codec, Identity):
             seen = stack.denormalise(emulator.reconstruct(stack.normalise(target), parameters))
-            error = metrics.ensemble_mean_mse(forecast.transpose(0, 1), seen, torch.from_numpy(grid.weights))
-            scores["mse_of_mean_codec"] = ("case", "field"), error.numpy()
+            if members > 1:
+                error = metrics.ensemble_mean_mse(forecast.transpose(0, 1), seen, torch.from_numpy(grid.weights))
+                scores["mse_of_mean_codec"] = ("case", "field"), error.numpy()
+        if seed is not None:
+            before = stack.normalise(truth.lead(k - 1, stack.names, grid.names))
+            step = stack.denormalise(next(emulator.states(before, parameters, 1, 1, seed)))
+            fields = {"member": forecast, "one_step": step, "floor": seen[:, None]}
+            scores.update(budget({name: u - target[:, None] for name, u in fields.items()}, grid))
         parts.append(scores)
+    leads = emulator.dt * np.arange(1, len(parts) + 1)
+    std = list(stack.statistics.std)
+    return _over_leads(parts, stack.names, grid, leads, members).assign_coords(
+        std=("field", std), trajectory=("case", truth.initial["trajectory"].values)
+    )
+
+
+def _over_leads(parts: list[xr.Dataset], names: Sequence[str], grid: Grid, leads: np.ndarray, members: int) -> xr.Dataset:
     ds = xr.concat(parts, "lead_time", data_vars="all", join="exact")
-    coords: dict[str, Any] = {"field": list(stack.names), "band": list(metrics.BANDS)}
-    coords["lead_time"] = emulator.dt * np.arange(1, len(parts) + 1)
-    coords["trajectory"] = ("case", truth.initial["trajectory"].values)
-    coords["std"] = ("field", list(stack.statistics.std))
-    return ds.assign_coords(coords).assign_attrs(members=members)
+    ds = ds.assign_coords(field=list(names), band=list(metrics.BANDS), lead_time=leads)
+    return ds.assign_attrs(members=members, grid=str(grid))
+
+
+def compare(
+    forecast: xr.Dataset, truth: xr.Dataset, system: System, part: int = 16, client: Client | None = None
+) -> xr.Dataset:
+    """Scores and spectra of any forecast against the truth, as `evaluate` gives them, without an error budget.
+
+    Memory holds `part` cases at one lead, whatever their number, where the datasets are lazy.
+
+    Arguments:
+        forecast: dims (sample or init_time, lead_time, *space) and perhaps member, physical units.
+        truth: the same without member; `trajectory` on the samples, where there is one, makes the blocks of intervals.
+        system: the card, for fields and grid.
+        part: cases at once.
+        client: of dask.distributed; scores the parts on its workers.
+    Returns:
+        As `evaluate`; the coordinate `std` is the standard deviation of this truth at the first lead.
+    Raises:
+        InputError: fields, units, cases, lead times or grids of the two differ; the message says which.
+    """
+    check_pair(forecast, truth, system)
+    case = "sample" if "sample" in forecast.dims else "init_time"
+    if "member" not in forecast.dims:
+        forecast = forecast.expand_dims("member")
+    rows = [slice(i, i + part) for i in range(0, forecast.sizes[case], part)]
+    pairs = [(forecast.isel({case: r}), truth.isel({case: r})) for r in rows]
+    run = partial(_compare_part, names=system.field_names, grid=system.grid, case=case)
+    parts = [run(pair) for pair in pairs] if client is None else client.gather(client.map(run, pairs, pure=False))
+    whole = together(parts)
+    labels = truth["trajectory"].values if "trajectory" in truth.coords else np.arange(whole.sizes["case"])
+    variance = whole["second"].mean("case") - whole["first"].mean("case") ** 2
+    return whole.drop_vars(["first", "second"]).assign_coords(
+        std=("field", np.sqrt(variance.values)), trajectory=("case", labels)
+    )
+
+
+def _compare_part(pair: tuple[xr.Dataset, xr.Dataset], names: Sequence[str], grid: Grid, case: str) -> xr.Dataset:
+    """All leads of some cases, and the moments of the truth at the first lead."""
+    forecast, truth = pair
+    weights, parts = torch.from_numpy(grid.weights), []
+    for k in range(forecast.sizes["lead_time"]):
+        u, v = (_tensor(ds.isel(lead_time=k), names, grid, case) for ds in (forecast, truth))
+        parts.append(score(u, v, grid))
+        if k == 0:
+            first, second = ((v.double() ** p * weights).mean((-2, -1)).numpy() for p in (1, 2))
+    ds = _over_leads(parts, names, grid, forecast["lead_time"].values, forecast.sizes["member"])
+    return ds.assign(first=(("case", "field"), first), second=(("case", "field"), second))
+
+
+def _tensor(ds: xr.Dataset, names: Sequence[str], grid: Grid, case: str) -> Tensor:
+    """(N, M, C, *S) or, without members, (N, C, *S), float32."""
+    leading = [d for d in (case, "member") if d in ds.dims]
+    return torch.from_numpy(
+        np.stack([ds[n].transpose(*leading, *grid.names).values for n in names], axis=len(leading)).astype(np.float32)
+    )
+
+
+def check_pair(forecast: xr.Dataset, truth: xr.Dataset, system: System) -> None:
+    """Whether a forecast and a truth belong together.
+
+    Raises:
+        InputError: fields, units, cases, lead times or grids of the two differ; the message says which.
+    """
+    for what, ds in (("forecast", forecast), ("truth", truth)):
+        missing = [n for n in system.field_names if n not in ds]
+        if missing:
+            raise InputError(f"the {what} has no {', '.join(missing)}: {near(missing[0], map(str, ds.data_vars))}")
+        if "lead_time" not in ds.dims or not {"sample", "init_time"} & set(ds.dims):
+            raise InputError(f"the {what} needs the dims sample or init_time, and lead_time; found {tuple(ds.dims)}")
+        system.grid.check(ds)
+    for n in system.field_names:
+        units = [ds[n].attrs.get("units", "") for ds in (forecast, truth)]
+        if all(units) and units[0] != units[1]:
+            raise InputError(f"{n} is in {units[0]!r} in the forecast and in {units[1]!r} in the truth; convert one of them")
+    for dim in ("sample", "init_time", "lead_time"):
+        a, b = (ds[dim].values if dim in ds.dims else np.zeros(0) for ds in (forecast, truth))
+        if len(a) != len(b):
+            raise InputError(f"the forecast has {len(a)} and the truth {len(b)} of {dim}; select the same in both")
+        same = np.allclose(a, b) if a.dtype.kind == b.dtype.kind == "f" else np.array_equal(a, b)
+        if not same:
+            i = int(np.flatnonzero(a != b)[0])
+            raise InputError(f"{dim} differs at index {i}: {a[i]} in the forecast, {b[i]} in the truth; select the same")
+
+
+def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """The evaluation of all cases from those of parts of them: cases one after the other, the rest their mean."""
+    counts = [ds.sizes["case"] for ds in parts]
+    whole = xr.concat([ds[[n for n in ds if "case" in ds[n].dims]] for ds in parts], "case", data_vars="all", join="exact")
+    for name in (n for n in parts[0] if "case" not in parts[0][n].dims):
+        terms = (n * ds[name] for n, ds in zip(counts, parts, strict=True))
+        whole[name] = sum(terms, start=xr.zeros_like(parts[0][name])) / sum(counts)
+    return whole
 
 
 def physical(
@@ -175,6 +327,12 @@ def physical(
         yield emulator.stack.denormalise(z)
 
 
+def read(forecast: xr.Dataset, system: System) -> Iterator[Tensor]:
+    """A forecast in xarray, dims (sample, member, lead_time, *space), as one tensor (N, M, C, *S) per lead."""
+    for k in range(forecast.sizes["lead_time"]):
+        yield _tensor(forecast.isel(lead_time=k), system.field_names, system.grid, "sample")
+
+
 def floor(emulator: Emulator, truth: Cases, leads: int) -> Iterator[Tensor]:
     """The truth encoded and decoded, as if it were a forecast of one member: what the codec alone loses."""
     parameters = torch.from_numpy(emulator.system.conditioning(truth.initial))
@@ -182,76 +340,3 @@ def floor(emulator: Emulator, truth: Cases, leads: int) -> Iterator[Tensor]:
         u = truth.lead(k, emulator.stack.names, emulator.stack.grid.names)
         x = emulator.reconstruct(emulator.stack.normalise(u), parameters)
         yield emulator.stack.denormalise(x).unsqueeze(1)
-
-
-DIMENSIONLESS = ("vrmse_member", "vrmse_mean", "vrmse_unweighted", "srmse", "log_spectral_distance")
-PHYSICAL = {"crps": 1, "mae": 1, "variance": 2, "mse_of_mean": 2, "mse_of_mean_codec": 2}  # power of the field's unit
-MEAN = "mean"
-VERSION = 1  # raised when a score or a forecast of the same weights changes
-
-DEFINITIONS = {
-    "vrmse_member": "vrmse of each member, averaged over the members",
-    "vrmse_mean": "vrmse of the ensemble mean",
-    "vrmse_unweighted": "vrmse_member without quadrature weights, comparable with The Well's number",
-    "spread_skill_codec": "spread_skill with the error against the encoded and decoded truth, for rows with a codec",
-    "spectra": "srmse and log_spectral_distance along a single axis leave out the Nyquist shell, which spectral solvers "
-    "keep empty",
-    "intervals": "95 %, bootstrap over trajectories; the members of all initial conditions share their noise, whose part in "
-    "the variance is left out",
-    "evaluations": "network evaluations per physical step of one member",
-    "seconds_per_step": "median over leads of the wall time of one step of all cases and members, over their number; "
-    "without reading, scoring and writing",
-    MEAN: "as a field: the mean of the headline fields per initial condition; crps, mae and the parts of spread_skill are "
-    "first divided by the field's standard deviation over the training split, so they have no unit",
-}
-
-
-def with_mean(ds: xr.Dataset, headline: Sequence[str]) -> xr.Dataset:
-    """The dataset with the field `mean` of the headline fields added; see DEFINITIONS."""
-    chosen = ds.sel(field=list(headline))
-    scaled = {k: chosen[k] / chosen["std"] ** power for k, power in PHYSICAL.items() if k in ds}
-    average = chosen.assign(scaled).drop_vars("std").mean("field").assign_coords(field=MEAN)
-    return xr.concat([ds.drop_vars("std"), average], "field", data_vars="all")
-
-
-def rows(method: str, ds: xr.Dataset, headline: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows of the result file: value, 95 % interval over trajectories and count, per field, lead and score."""
-    ds = with_mean(ds, headline)
-    table: list[dict[str, Any]] = []
-
-    def add(name: str, values: np.ndarray, statistic: Any) -> None:
-        """Values (case, lead, field, ...) become one row per lead and field."""
-        with np.errstate(invalid="ignore"):  # lost forecasts score infinity and have no interval
-            low, high = metrics.block_bootstrap(values, statistic, ds["trajectory"].values)
-            centre = statistic(values)
-        for i, lead in enumerate(ds["lead_time"].values):
-            for j, field in enumerate(ds["field"].values):
-                numbers = {"value": float(centre[i, j]), "low": float(low[i, j]), "high": float(high[i, j])}
-                table.append(
-                    {"method": method, "field": str(field), "lead": round(float(lead), 9), "score": name}
-                    | numbers
-                    | {"count": len(values)}
-                )
-
-    for name in (*DIMENSIONLESS, "crps", "mae"):
-        values = ds[name].transpose("case", "lead_time", "field", ...)
-        if "band" in values.dims:
-            for band in ds["band"].values:
-                add(f"{name}_{band}", values.sel(band=band).values, metrics.mean)
-        else:
-            add(name, values.values, metrics.mean)
-    if "variance" in ds:
-        m = int(ds.attrs["members"])
-        for name, error in (("spread_skill", "mse_of_mean"), ("spread_skill_codec", "mse_of_mean_codec")):
-            if error in ds:
-                both = xr.concat([ds["variance"] * (m + 1) / m, ds[error]], "part")
-                add(name, both.transpose("case", "lead_time", "field", "part").values, metrics.ratio_of_sqrt_means)
-    return table
-
-
-def ratio(a: xr.DataArray, b: xr.DataArray) -> dict[str, float]:
-    """Mean of a over mean of b on the same cases (dim `case`), with its paired 95 % interval."""
-    statistic = metrics.bootstrap.OfMean(lambda m: m[..., 0] / m[..., 1])
-    both = np.stack([a.values, b.values], axis=-1)
-    low, high = metrics.block_bootstrap(both, statistic, a["trajectory"].values)
-    return {"value": float(statistic(both)), "low": float(low), "high": float(high)}

@@ -26,17 +26,19 @@ class Axis:
         uniform, periodic    x_i = start + length i / size
         uniform otherwise    x_i = start + length (i + 1/2) / size                       (centres of equal cells)
         chebyshev            x_i = start + length (1 - cos(pi (i + 1/2) / size)) / 2     (Chebyshev-Gauss nodes)
+        gauss                sin(x_i) = i-th node of Gauss-Legendre quadrature           (latitudes of spectral models)
 
-    End points of a wall or pole axis are never grid points.
+    End points of a wall or pole axis are never grid points. Cells of a latitude end at the poles: 121 rows with the poles
+    among them, 1.5 degrees apart, are start -90.75, length 181.5, and the polar cells are half as wide.
 
     Arguments:
         name: name of the dimension, as in the files.
         size: number of points.
         start: coordinate where the axis begins.
         length: extent in `units`; degrees on a pole axis.
-        boundary: `periodic`, `wall`, or `pole` (latitude of a sphere).
-        nodes: `uniform` or `chebyshev`.
-        units: of the coordinate; empty where it is dimensionless.
+        boundary: `periodic`, `wall`, or `pole` (latitude of a whole sphere).
+        nodes: `uniform`, `chebyshev` or `gauss`.
+        units: of the coordinate; empty where it is dimensionless; `degrees_north` makes it a latitude.
         fixed: whether the equations vary along the axis though it is periodic, as with a steady forcing; networks are
             then told the place.
     """
@@ -46,7 +48,7 @@ class Axis:
     start: float
     length: float
     boundary: Boundary
-    nodes: Literal["uniform", "chebyshev"] = "uniform"
+    nodes: Literal["uniform", "chebyshev", "gauss"] = "uniform"
     units: str = ""
     fixed: bool = False
 
@@ -55,6 +57,13 @@ class Axis:
             raise ValueError(f"axis {self.name!r}: size and length must be positive, found {self.size} and {self.length}")
         if self.nodes == "chebyshev" and self.boundary != "wall":
             raise ValueError(f"axis {self.name!r}: chebyshev nodes need the boundary wall, found {self.boundary}")
+        if self.nodes == "gauss" and (self.boundary, self.start, self.length) != ("pole", -90, 180):
+            raise ValueError(f"axis {self.name!r}: gauss nodes need the boundary pole, start -90 and length 180")
+
+    @property
+    def latitude(self) -> bool:
+        """Whether cells have the area of a zone of the sphere."""
+        return self.boundary == "pole" or self.units == "degrees_north"
 
     @cached_property
     def points(self) -> Array:
@@ -62,23 +71,36 @@ class Axis:
         i = np.arange(self.size, dtype=np.float64)
         if self.nodes == "chebyshev":
             return self.start + self.length * (0.5 - 0.5 * np.cos(np.pi * (i + 0.5) / self.size))
+        if self.nodes == "gauss":
+            return np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(self.size)[0]))
         return self.start + self.length * (i + (0.0 if self.boundary == "periodic" else 0.5)) / self.size
+
+    @cached_property
+    def edges(self) -> Array:
+        """Bounds of the cells around the points, ascending, shape (size + 1,)."""
+        if self.nodes == "chebyshev":
+            raise ValueError(f"axis {self.name!r} has chebyshev nodes, which are no centres of cells")
+        if self.nodes == "gauss":
+            sines = np.cumsum([-1.0, *np.polynomial.legendre.leggauss(self.size)[1]])
+            return np.rad2deg(np.arcsin(np.clip(sines, -1.0, 1.0)))
+        centred = 0.5 if self.boundary == "periodic" else 0.0
+        edges = self.start + self.length * (np.arange(self.size + 1) - centred) / self.size
+        return np.clip(edges, -90.0, 90.0) if self.latitude else edges
 
     @cached_property
     def weights(self) -> Array:
         """Quadrature weights of the mean over the axis, mean 1, shape (size,).
 
-        Uniform, area of the cell on a pole axis (difference of the sines of its edges), or Fejer's first rule
-        on Chebyshev-Gauss nodes, which integrates polynomials below degree `size` exactly.
+        Uniform, area of the cell on a latitude (difference of the sines of its edges; the weights of Gauss on Gauss nodes),
+        or Fejer's first rule on Chebyshev-Gauss nodes, which integrates polynomials below degree `size` exactly.
         """
         if self.nodes == "chebyshev":
             theta = np.pi * (np.arange(self.size) + 0.5) / self.size
             j = np.arange(1, self.size // 2 + 1)
             series = np.cos(2 * np.outer(theta, j)) / (4 * j**2 - 1)
             return 1 - 2 * series.sum(1)
-        if self.boundary == "pole":
-            edges = np.sin(np.deg2rad(self.start + self.length * np.arange(self.size + 1) / self.size))
-            area = np.diff(edges)
+        if self.latitude:
+            area = np.diff(np.sin(np.deg2rad(self.edges)))
             return np.asarray(area / area.mean(), dtype=np.float64)
         return np.ones(self.size)
 
@@ -103,6 +125,9 @@ class Grid:
     """A tensor-product grid; the order of the axes is the order of the space dimensions of every tensor."""
 
     axes: tuple[Axis, ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{a.name} {a.size} {a.nodes} {a.boundary} length {a.length:g}" for a in self.axes)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -111,15 +111,22 @@ class ModelName:
 
 
 def method(name: str) -> Method:
-    """The method of a row, such as `si-em` or, with another codec and backbone, `si-em/dcae-dit`.
+    """The method of a row, such as `si-em`, with other steps `si-em@50`, with another codec and backbone `si-em/dcae-dit`.
 
     Raises:
-        InputError: no such method, codec or backbone; the message names the near ones.
+        InputError: no such method, number of steps, codec or backbone; the message names the near ones.
     """
-    base, _, variant = name.partition("/")
+    front, _, variant = name.partition("/")
+    base, at, count = front.partition("@")
     if base not in METHODS:
         raise InputError(f"no method {base!r}: {near(base, METHODS)}")
     row = METHODS[base]
+    if at:
+        if not count.isdecimal() or int(count) < 1:
+            raise InputError(f"{name!r}: @{count} is no number of steps; write METHOD@STEPS, as in si-em@5")
+        if row.sampler is None or row.steps is not None:
+            raise InputError(f"{name!r}: method {base!r} has no choice of steps; leave out '@{count}'")
+        row = replace(row, steps=int(count))
     if not variant:
         return row
     codec, _, backbone = variant.partition("-")

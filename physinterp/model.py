@@ -39,9 +39,13 @@ class Model(nn.Module, ABC):
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         """Mean squared error of the objective in units of `scale`, a scalar; x0, x1 (B, C, *S)."""
 
+    def colour(self, noise: Tensor) -> Tensor:
+        """The noise of the model from white noise, (B, C, *S)."""
+        return noise
+
     @abstractmethod
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
-        """One physical step, (B, C, *S) -> (B, C, *S)."""
+        """One physical step, (B, C, *S) -> (B, C, *S); noise(k) is draw k, white noise through `colour`."""
 
 
 def as_level(s: Tensor) -> Tensor:

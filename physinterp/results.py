@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: `scores.json`, the table and the plots."""
+"""What a benchmark leaves behind: `scores.json`, `evaluation.nc`, the forecasts and the plots, and reading them again."""
 
 from __future__ import annotations
 
@@ -6,41 +6,76 @@ import itertools
 import json
 import os
 import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
+import netCDF4
+import pandas as pd
 import torch
 import xarray as xr
-from rich.console import Console
-from rich.table import Table
+from matplotlib.animation import Animation
+from matplotlib.figure import Figure
 
-from physinterp import evaluate as ev
 from physinterp import metrics, plot
-from physinterp.checkpoint import load_json, replacing, save_json
+from physinterp.checkpoint import load_json, reading, replacing, save_json
+from physinterp.config import home
 from physinterp.errors import InputError
+from physinterp.system import System, near
+from physinterp.table import DEFINITIONS, MEAN, difference, join, ratio, rows, with_mean
 
+FORMAT = 2  # raised when files of an earlier version can no longer be read
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
 COMPARED = ("deterministic", "fno")  # rows by whose scores those of the others are divided
 REFERENCES = ("persistence", "climatology")  # rows that learn nothing
+CODEC = "codec/"  # a codec alone is the row `codec/NAME`
+TRIALS = ("vrmse", "srmse", "crps", "seconds")  # scores of a trial of `physinterp tune`
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a plot is of: a field, a lead and a method of the results."""
+
+    field: str
+    lead: float
+    method: str
 
 
 class Results:
-    """Results of one benchmark under a folder.
+    """Results of one benchmark in a folder.
+
+        results = Results.open(folder)
+        results.scores["si-em"]    # evaluation of a row, see `physinterp.evaluate.evaluate`
+        results.table              # values and intervals, dims (row, field, lead_time, score)
+        results.draw("spectra", results.choice(lead=2.5))
 
     Arguments:
-        folder: where the files go.
+        folder: where the files are.
         key: fingerprint of everything that they depend on.
-        about: what they are of; `system`, `preset`, `preset_name`, `seed`, `device`, `data`, `split`.
+        about: what they are of; `system`, `preset`, `preset_name`, `seed`, `device`, `data`, `split`, `command`, `runs`.
     """
 
-    def __init__(self, folder: Path, key: str, about: dict[str, Any]) -> None:
-        self.folder, self.key, self.about = folder, key, about
+    def __init__(self, folder: Path, key: str = "", about: dict[str, Any] | None = None) -> None:
+        self.folder, self.key, self.about = folder, key, about or {}
         self.path = folder / "scores.json"
         self.scores: dict[str, xr.Dataset] = {}
         self.floors: dict[str, xr.Dataset] = {}
         self.document: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> Results:
+        """The results in a folder.
+
+        Raises:
+            InputError: there are none, they are damaged, or another version wrote them.
+        """
+        found = cls(Path(folder))
+        if not found.path.is_file():
+            raise InputError(f"{folder}: no results there (no scores.json); make some: physinterp benchmark --out {folder}")
+        return found.load()
 
     def complete(self, weights: dict[str, Any]) -> bool:
         """Whether the files of this very benchmark, made with these weights, are all there."""
@@ -50,7 +85,8 @@ class Results:
             found = load_json(self.path)
         except InputError:  # not ours, or damaged: it is made anew
             return False
-        if not isinstance(found, dict) or (found.get("key"), found.get("weights")) != (self.key, weights):
+        expected = {"format": FORMAT, "key": self.key, "weights": weights}
+        if not isinstance(found, dict) or {k: found.get(k) for k in expected} != expected:
             return False
         return all((self.folder / f).exists() for f in found["files"])
 
@@ -59,9 +95,30 @@ class Results:
         self.path.unlink(missing_ok=True)
 
     def load(self) -> Results:
-        """Read the results of an earlier run."""
+        """Read the files of an earlier run."""
         self.document = load_json(self.path)
+        found = self.document.get("format") if isinstance(self.document, dict) else None
+        if found != FORMAT:
+            raise InputError(
+                f"{self.path}: expected results of format {FORMAT}, found {found or 'an older one'}: run the benchmark "
+                "again with this version; what is trained is used"
+            )
+        path = self.folder / "evaluation.nc"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: run the benchmark again; what is trained is used")
+        with reading(path):
+            with netCDF4.Dataset(path) as file:
+                groups = list(file.groups)
+            for group in groups:
+                ds = xr.load_dataset(path, group=group, engine="netcdf4")
+                self._add(ds.attrs["method"], ds)
         return self
+
+    def _add(self, method: str, scores: xr.Dataset) -> None:
+        if method.startswith(CODEC):
+            self.add_floor(method.removeprefix(CODEC), scores)
+        else:
+            self.add(method, scores)
 
     def add(self, name: str, scores: xr.Dataset) -> None:
         """The evaluation of a row."""
@@ -71,8 +128,10 @@ class Results:
         """The evaluation of a codec alone."""
         self.floors[codec] = scores
 
+    # writing -------------------------------------------------------------------------------------------------------
+
     def write(self, headline: tuple[str, ...], focus: str, weights: dict[str, Any], seconds: float) -> None:
-        """Write scores and plots.
+        """Write scores, evaluations and plots.
 
         Arguments:
             headline: fields of the row `mean`.
@@ -80,19 +139,19 @@ class Results:
             weights: hashes of the weights behind each row.
             seconds: wall time of the whole run.
         """
-        table = [r for name, ds in self.scores.items() for r in ev.rows(name, ds, headline)]
-        table += [r for name, ds in self.floors.items() for r in ev.rows(f"codec/{name}", ds, headline)]
         self.document = {
+            "format": FORMAT,
             "key": self.key,
             "weights": weights,
-            "rows": table,
+            "rows": join(*(rows(name, ds, headline) for name, ds in self._evaluations().items())),
             "comparisons": self._comparisons(headline),
             "methods": {name: json.loads(ds.attrs["record"]) for name, ds in self.scores.items()},
             "headline": list(headline),
-            "definitions": {**metrics.definitions(), **ev.DEFINITIONS},
+            "definitions": {**metrics.definitions(), **DEFINITIONS},
             "metrics_version": metrics.VERSION,
             **{k: self.about[k] for k in self.about if k not in ("system", "preset")},
             "system": self.about["system"].name,
+            "card": self.about["system"].model_dump(mode="json"),
             "settings": self.about["preset"].model_dump(mode="json"),
             "focus": focus,
             "members": self.about["preset"].members,
@@ -100,179 +159,192 @@ class Results:
             "hardware": hardware(self.about["device"]),
             "seconds": round(seconds, 1),
         }
-        files = self._plots(focus)
+        self._write_evaluations()
+        files = []
+        for name, kind, choice in self.gallery():
+            plot.save(self.draw(kind, choice), self.folder / f"{name}.png")
+            files.append(f"{name}.png")
         stale = set(_files(self.path)) - set(files)
-        save_json({**self.document, "files": files}, self.path)
+        save_json({**self.document, "files": [*files, "forecast.zarr", "evaluation.nc"]}, self.path)
         self.document = load_json(self.path)
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
 
+    def _evaluations(self) -> dict[str, xr.Dataset]:
+        """Of all rows, the codecs alone as `codec/NAME`."""
+        return self.scores | {f"{CODEC}{name}": ds for name, ds in self.floors.items()}
+
+    def _write_evaluations(self) -> None:
+        """One netCDF group per row."""
+        with replacing(self.folder / "evaluation.nc") as part:
+            for i, (name, ds) in enumerate(self._evaluations().items()):
+                compressed = {v: {"zlib": True} for v in ds.data_vars if ds[v].ndim > 3}
+                ds.assign_attrs(method=name).to_netcdf(
+                    part, mode="a" if i else "w", group=name.replace("/", "-"), engine="netcdf4", encoding=compressed
+                )
+
     def _comparisons(self, headline: tuple[str, ...]) -> list[dict[str, Any]]:
         """Scores of every learned row over those of the deterministic forecasts, on the same cases."""
-        full = {name: ev.with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
+        full = {name: with_mean(ds, headline) for name, ds in self.scores.items() if name not in REFERENCES}
         found = []
         for (name, ds), other, score in itertools.product(full.items(), COMPARED, ("vrmse_mean", "crps")):
             if name == other or other not in full:
                 continue
             for lead in ds["lead_time"].values:
-                a, b = (d[score].sel(lead_time=lead, field=ev.MEAN) for d in (ds, full[other]))
-                found.append({"method": name, "over": other, "score": score, "lead": round(float(lead), 9)} | ev.ratio(a, b))
+                a, b = (d[score].sel(lead_time=lead, field=MEAN) for d in (ds, full[other]))
+                key = {"method": name, "over": other, "score": score, "lead": round(float(lead), 9)}
+                found.append(key | ratio(a, b) | {"difference": difference(a, b)})
         return found
 
-    def _plots(self, focus: str) -> list[str]:
-        system, table = self.about["system"], self.document["rows"]
-        names = list(self.scores)
-        leads = next(iter(self.scores.values()))["lead_time"].values
-        figures = {
-            f"spectra_lead_{lead:g}.png": plot.spectra(self.scores, system, float(lead), self.floors)
-            for lead in (leads[0], leads[-1])
-        }
-        figures["error.png"] = plot.error_growth(table, system, "vrmse_mean", names, "VRMSE of the ensemble mean")
-        figures["crps.png"] = plot.error_growth(table, system, "crps", names, "CRPS (one member: MAE)")
-        store = self.folder / "forecast.zarr"
-        with xr.open_zarr(store, consolidated=False) as f, xr.open_zarr(store, group="truth", consolidated=False) as t:
-            for field in system.field_names:
-                member = f.isel(sample=0, member=0)
-                figures[f"fields_{field}.png"] = plot.panels(member, t.isel(sample=0), system, field, focus)
-        for name, figure in figures.items():
-            with replacing(self.folder / name) as part:
-                figure.savefig(part, dpi=110, format="png")
-            plt.close(figure)
-        return [*figures, store.name]
+    # what is in them -----------------------------------------------------------------------------------------------
 
-    # table ---------------------------------------------------------------------------------------------------------
+    @cached_property
+    def system(self) -> System:
+        """The card, at the resolution of the preset."""
+        try:
+            return System(**self.document["card"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{self.path} is damaged (no card of the system): delete it, and run the benchmark again"
+            ) from error
+
+    @cached_property
+    def table(self) -> xr.Dataset:
+        """`value`, `low`, `high` and `count`, dims (row, field, lead_time, score); what is lost or absent is NaN.
+
+        The coordinate `evaluations` on `row` is the number of network evaluations per physical step.
+        """
+        frame = pd.DataFrame(self.document["rows"]).rename(columns={"method": "row", "lead": "lead_time"})
+        axes = ["row", "field", "lead_time", "score"]
+        found = xr.Dataset.from_dataframe(frame.set_index(axes)[["value", "low", "high", "count"]].astype(float))
+        order = {axis: list(dict.fromkeys(frame[axis])) for axis in axes}
+        methods = self.document["methods"]
+        cost = [methods.get(m, {}).get("evaluations", 0) for m in order["row"]]
+        return found.sel(order).assign_coords(evaluations=("row", cost))
 
     def leads(self) -> list[float]:
         """The leads that the tables show: the first, the fifth and the last."""
-        leads = sorted({r["lead"] for r in self.document["rows"]})
+        leads = self.all_leads()
         return sorted({leads[0], leads[min(4, len(leads) - 1)], leads[-1]})
 
-    def _values(self) -> dict[tuple[str, str, float, str], dict[str, Any]]:
-        return {(r["method"], r["field"], r["lead"], r["score"]): r for r in self.document["rows"]}
+    def all_leads(self) -> list[float]:
+        """Every lead that was evaluated."""
+        return sorted({r["lead"] for r in self.document["rows"]})
 
-    def tables(self) -> list[Table]:
-        """Errors, then what concerns ensembles, spectra and cost; both for the mean of the headline fields."""
-        d, leads, value = self.document, self.leads(), self._values()
-        names = list(dict.fromkeys(r["method"] for r in d["rows"]))
-        title = (
-            f"{d['system']}, preset {d['preset_name']}, {d['data']} data, split {d['split']}: mean of "
-            f"{', '.join(d['headline'])}; 95 % intervals over {next(iter(value.values()))['count']} initial conditions"
-        )
-        errors = Table(title=title, title_justify="left")
-        columns = [("vrmse_mean", "VRMSE, ensemble mean", lead) for lead in leads]
-        columns += [("vrmse_member", "VRMSE, member", leads[0])]
-        columns += [("crps", "CRPS / std", lead) for lead in leads]
-        errors.add_column("method", no_wrap=True)
-        for _, label, lead in columns:
-            errors.add_column(f"{label}\nlead {lead:g}", justify="right", no_wrap=True)
-        best = {(score, lead): _best(value, names, score, lead) for score, _, lead in columns}
-        for name in names:
-            cells = [_cell(value.get((name, ev.MEAN, lead, score)), best[score, lead]) for score, _, lead in columns]
-            errors.add_row(name, *cells)
+    def truth(self) -> xr.Dataset:
+        """The truth of the first initial condition, dims (lead_time, *space)."""
+        return self._stored("truth").isel(sample=0)
 
-        middle = leads[1 % len(leads)]
-        other = Table()
-        other.add_column("method", no_wrap=True)
-        spread = f"spread / skill\nlead {', '.join(f'{x:g}' for x in leads)}"
-        bands = f"SRMSE low, mid, high\nlead {middle:g}"
-        labels = [spread, bands, "noise: temperature,\ncorrelation of steps", "evaluations\nper step", "ms\nper step"]
-        for label in [*labels, "parameters", "training\nsteps", "training\ns"]:
-            other.add_column(label, justify="right")
-        for name in names:
-            record = d["methods"].get(name, {})
-            ratios = [_plain(value.get((name, ev.MEAN, lead, "spread_skill"))) for lead in leads]
-            srmse = [_plain(value.get((name, ev.MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
-            other.add_row(
-                name,
-                ", ".join(ratios) if any(r != "-" for r in ratios) else "-",
-                ", ".join(srmse),
-                f"{record['temperature']:.2f}, {record['correlation']:g}" if "temperature" in record else "-",
-                str(record.get("evaluations", "-")),
-                f"{1e3 * record['seconds_per_step']:.1f}" if "evaluations" in record else "-",
-                f"{record['parameters']:,}" if "parameters" in record else "-",
-                str(record.get("steps", "-")),
-                f"{record['seconds']:.0f}" if "seconds" in record else "-",
+    def member(self, method: str) -> xr.Dataset | None:
+        """The first member of a row from the first initial condition, dims (lead_time, *space), where it is kept."""
+        if "example" in self.scores[method]:
+            return self.scores[method]["example"].reset_coords(drop=True).to_dataset("field")
+        return self._stored().isel(sample=0, member=0) if method == self.document["focus"] else None
+
+    def ensemble(self, method: str) -> xr.Dataset:
+        """The members of a row from the first initial condition, dims (member, lead_time, *space).
+
+        Raises:
+            InputError: the ensembles of another row are kept.
+        """
+        if method != (focus := self.document["focus"]):
+            raise InputError(
+                f"{self.folder} keeps the members of {focus} alone: choose --method {focus}, or run the benchmark with "
+                f"--sampler {method}"
             )
-        return [errors, other, *self._ratios(names, leads[:2])]
+        return self._stored().isel(sample=0)
 
-    def _ratios(self, names: list[str], leads: list[float]) -> list[Table]:
-        """Scores over those of the deterministic forecasts, one table for each of them."""
-        found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in self.document["comparisons"]}
-        labels = {"vrmse_mean": "VRMSE", "crps": "CRPS or MAE"}
-        tables = []
-        for over in dict.fromkeys(c["over"] for c in self.document["comparisons"]):
-            table = Table(
-                title=f"over the row {over}, on the same initial conditions; 95 % paired intervals", title_justify="left"
+    def _stored(self, group: str | None = None) -> xr.Dataset:
+        path = self.folder / "forecast.zarr"
+        if not path.is_dir():
+            raise InputError(f"{path} is missing: run the benchmark again; what is trained is used")
+        with reading(path):
+            return xr.open_zarr(path, group=group, consolidated=False)
+
+    def trials(self) -> xr.Dataset | None:
+        """What `physinterp tune` tried on the models of these results, along `trial`; None where it has not."""
+        found = []
+        for name in {r["model"] for r in self.document["methods"].values() if "model" in r}:
+            path = home() / "runs" / self.document["runs"] / name / "settings.json"
+            if path.is_file():
+                with reading(path):
+                    note = load_json(path)
+                    if note["weights"] in {hashes[0] for hashes in self.document["weights"].values()}:
+                        found += [{s: t[s] for s in TRIALS} | {"sampler": t["setting"]["sampler"]} for t in note["trials"]]
+        if not found:
+            return None
+        return xr.Dataset.from_dataframe(pd.DataFrame(found).rename_axis("trial")).set_coords("sampler")
+
+    # plots ---------------------------------------------------------------------------------------------------------
+
+    def choice(self, field: str | None = None, lead: float | None = None, method: str | None = None) -> Choice:
+        """A choice by name; what is left out is the first headline field, the middle lead and the chosen sampler.
+
+        Raises:
+            InputError: there is no such field, lead or method; the message names those there are.
+        """
+        field = self.document["headline"][0] if field is None else field
+        method = self.document["focus"] if method is None else method
+        lead = self.leads()[len(self.leads()) // 2] if lead is None else lead
+        for kind, name, known in (("field", field, self.system.field_names), ("method", method, self.scores)):
+            if name not in known:
+                raise InputError(f"no {kind} {name!r} in {self.folder}: {near(name, known)}")
+        if all(abs(lead - known) > 1e-6 for known in self.all_leads()):
+            raise InputError(
+                f"no lead {lead:g} in {self.folder}: evaluated are {', '.join(f'{x:g}' for x in self.all_leads())}"
             )
-            table.add_column("method", no_wrap=True)
-            columns = [(over, score, lead) for score in labels for lead in leads]
-            for _, score, lead in columns:
-                table.add_column(f"{labels[score]}\nlead {lead:g}", justify="right", no_wrap=True)
-            for name in names:
-                if (name, *columns[0]) in found:
-                    table.add_row(name, *(_cell(found.get((name, *c)), None, 3) for c in columns))
-            tables.append(table)
-        return tables
+        return Choice(field, lead, method)
 
-    def notes(self) -> list[str]:
-        """What the tables need said in words: who wins, against what, and what the codec alone loses."""
-        d, value, lines = self.document, self._values(), []
-        names = list(d["methods"])
-        leads = self.leads()
-        for score, label in (("vrmse_mean", "VRMSE of the ensemble mean"), ("crps", "CRPS")):
-            wins = [f"{_best(value, names, score, lead)} at lead {lead:g}" for lead in leads]
-            lines.append(f"best {label}: {', '.join(wins)}")
-        codecs = dict.fromkeys(r["method"] for r in d["rows"] if r["method"].startswith("codec/"))
-        for codec in codecs:
-            lines.append(self._floor(codec, leads[0], value))
-        return lines
+    def draw(self, kind: str, choice: Choice) -> Figure | Animation:
+        """A plot of PLOTS.
 
-    def _floor(self, codec: str, lead: float, value: dict[tuple[str, str, float, str], dict[str, Any]]) -> str:
-        parts = []
-        for method, field, at, score in value:
-            if (method, at, score) != (codec, lead, "vrmse_mean") or field == ev.MEAN:
-                continue
-            loss = value[method, field, at, score]["value"]
-            change = value.get(("persistence", field, at, score), {}).get("value")
-            text = f"{field} {loss:.4f}"
-            if change is not None:
-                text += f" (one-step change {change:.4f}{', the codec decides' if loss > change / 2 else ''})"
-            parts.append(text)
-        return f"{codec} alone loses (VRMSE): {', '.join(parts)}"
+        Raises:
+            InputError: there is no such plot, or these results cannot be drawn so.
+        """
+        if kind not in PLOTS:
+            raise InputError(f"no plot {kind!r}: {near(kind, PLOTS)}")
+        return PLOTS[kind](self, choice)
 
-    def show(self, console: Console) -> None:
-        """Print table and notes."""
-        for table in self.tables():
-            console.print(table)
-        for line in self.notes():
-            console.print(line, highlight=False)
-        console.print(f"scores, forecasts and plots: {self.folder}", highlight=False)
+    def gallery(self) -> Iterator[tuple[str, str, Choice]]:
+        """Name, kind and choice of every plot that a benchmark writes."""
+        base, leads = self.choice(), self.leads()
+        for kind in ("error", "crps", "accuracy", "pareto"):
+            yield kind, kind, base
+        if "mse_member" in self.scores[base.method]:
+            yield "budget", "budget", base
+        for lead in dict.fromkeys((leads[0], leads[-1])):
+            yield f"spectra_lead_{lead:g}", "spectra", self.choice(lead=lead)
+        if any("rank_histogram" in ds for ds in self.scores.values()):
+            yield f"ranks_lead_{base.lead:g}", "ranks", base
+        if self.scores[base.method].attrs["members"] > 1:
+            yield f"spread_{base.field}", "spread", base
+        for field in self.system.field_names:
+            yield f"fields_{field}", "fields", self.choice(field=field)
+
+    def _pair(self, method: str) -> tuple[xr.Dataset, xr.Dataset]:
+        """A member and the truth."""
+        member = self.member(method)
+        if member is None:
+            raise InputError(f"{self.folder} keeps no fields of {method}: run the benchmark again with this version")
+        return member, self.truth()
 
 
-def _best(value: dict[Any, dict[str, Any]], names: list[str], score: str, lead: float) -> str | None:
-    """The row with the smallest score, codecs alone left out."""
-    found = {n: value.get((n, ev.MEAN, lead, score), {}).get("value") for n in names if not n.startswith("codec/")}
-    known = {n: v for n, v in found.items() if v is not None}
-    return min(known, key=lambda n: known[n]) if known else None
+PLOTS: dict[str, Callable[[Results, Choice], Figure | Animation]] = {
+    "error": lambda r, c: plot.error_growth(r.table, r.system, "vrmse_mean", r.scores, c.method),
+    "crps": lambda r, c: plot.error_growth(r.table, r.system, "crps"),
+    "accuracy": lambda r, c: plot.accuracy(r.table, r.system, c.lead),
+    "pareto": lambda r, c: plot.pareto(r.table, r.system, c.lead, trials=r.trials()),
+    "budget": lambda r, c: plot.error_budget(r.scores[c.method], r.system, c.method),
+    "spectra": lambda r, c: plot.spectra(r.scores, r.system, c.lead, r.floors, c.method),
+    "ranks": lambda r, c: plot.rank_histogram(r.scores, r.system, c.lead),
+    "spread": lambda r, c: plot.spread(r.ensemble(c.method), r.truth(), r.system, c.field, c.lead, c.method),
+    "fields": lambda r, c: plot.panels(*r._pair(c.method), r.system, c.field, c.method),
+    "animation": lambda r, c: plot.animation(*r._pair(c.method), r.system, c.field, c.method),
+}
 
 
-def _plain(row: dict[str, Any] | None) -> str:
-    return "-" if row is None or row["value"] is None else f"{row['value']:.2g}"
-
-
-def _cell(row: dict[str, Any] | None, best: str | None, digits: int = 4) -> str:
-    if row is None:
-        return "-"
-    if row["value"] is None:
-        return "lost"
-    text = f"{row['value']:.{digits}f}"
-    if row["low"] is not None:
-        text += f"\n{row['low']:.{digits}f}-{row['high']:.{digits}f}"
-    return f"[bold]{text}[/bold]" if row["method"] == best else text
-
-
-def _files(path: Path) -> list[str]:
-    """Files of the results that a `scores.json` lists."""
+def _files(path: Path) -> Sequence[str]:
+    """Plots that a `scores.json` lists."""
     try:
         return [f for f in load_json(path)["files"] if f.endswith(".png")] if path.exists() else []
     except (InputError, KeyError, TypeError):

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import xarray as xr
@@ -25,18 +25,20 @@ from physinterp.baselines.deterministic import Deterministic
 from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
 from physinterp.config import Preset, Training, home
 from physinterp.data import open_dataset
-from physinterp.data.statistics import statistics
+from physinterp.data.statistics import Statistics, statistics
 from physinterp.drift import ForecastDrift, StateDrift
-from physinterp.emulator import Emulator
+from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
+from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System
 from physinterp.train import STATE, Pairs, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
+Provenance: TypeAlias = dict[str, str | int | float]
 FORMAT = 3  # raised when weights trained by an earlier version must not be reused
 
 
@@ -60,10 +62,18 @@ class Runs:
         seed: of weights, batches and noise in training.
         device: where to train.
         root: folder of the models, where it is not that of the preset.
+        known: statistics of the training split, where they are known; else the data are opened for them.
     """
 
     def __init__(
-        self, system: System, preset: Preset, name: str, seed: int = 0, device: str = "cpu", root: Path | None = None
+        self,
+        system: System,
+        preset: Preset,
+        name: str,
+        seed: int = 0,
+        device: str = "cpu",
+        root: Path | None = None,
+        known: Statistics | None = None,
     ) -> None:
         self.system = system.with_grid(preset.shape) if preset.shape else system
         self.preset, self.seed, self.device = preset, seed, device
@@ -72,6 +82,7 @@ class Runs:
             raise InputError(f"step {preset.step:g} is no multiple of the card's dt = {system.dt:g}; choose one that is")
         self.root = root or home() / "runs" / f"{system.name}-{name}-{self.key}"
         self.latents = home() / "latents" / self.root.name
+        self._known = known
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
         self._packed: dict[str, tuple[Tensor, Tensor]] = {}
@@ -93,9 +104,10 @@ class Runs:
         name = ModelName.parse(folder.name)
         try:
             system, preset, seed = System(**found["system"]), Preset(**found["preset"]), int(found["seed"])
+            measured = Statistics.from_dict(found["statistics"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{note} is damaged ({type(error).__name__}): delete its folder, and train again") from error
-        return cls(system, preset, folder.parent.name, seed, device, folder.parent), name
+        return cls(system, preset, folder.parent.name, seed, device, folder.parent, measured), name
 
     def discard(self) -> None:
         """Delete weights, latents and scores of earlier runs of this preset and seed; the data stay."""
@@ -117,7 +129,8 @@ class Runs:
     def stack(self) -> FieldStack:
         """Fields to tensors, with the statistics of the training split."""
         names = self.system.field_names
-        return FieldStack(self.system.fields, self.system.grid, statistics(self.open("train"), names, self.stride))
+        known = self._known or statistics(self.open("train"), names, self.stride)
+        return FieldStack(self.system.fields, self.system.grid, known)
 
     def packed(self, split: str) -> tuple[Tensor, Tensor]:
         """Normalised states (N, T, C, *S) and parameters (N, P) of a split."""
@@ -172,6 +185,10 @@ class Runs:
         """Short hash of the trained weights, None where there are none yet."""
         return digest(self.folder(str(name)) / "weights.safetensors")
 
+    def trained(self, name: ModelName | str) -> bool:
+        """Whether there are weights, and the note that says what they are."""
+        return all((self.folder(str(name)) / file).is_file() for file in ("weights.safetensors", "model.json"))
+
     def codec(self, name: str) -> Autoencoder | Identity:
         """A trained codec."""
         torch.manual_seed(self.seed)
@@ -199,7 +216,7 @@ class Runs:
         """A trained model."""
         key = str(name)
         if key not in self._trained:
-            model = self._untrained(name)
+            model = self._untrained(name, measured=not self.trained(key))
             self._trained[key] = self._ready(key, model, lambda folder: self._train(name, model, folder))
         return self._trained[key]  # type: ignore[return-value]
 
@@ -208,19 +225,34 @@ class Runs:
         record = load_json(self.folder(str(name)) / "model.json")
         return record | {"reused": str(name) in self._reused}
 
-    def emulator(self, codec: nn.Module, stepper: nn.Module, correlation: float = 0.0) -> Emulator:
+    def emulator(
+        self, codec: nn.Module, stepper: nn.Module, correlation: float = 0.0, provenance: Provenance | None = None
+    ) -> Emulator:
         """The emulator of a codec and a stepper, with noise of a correlation between steps."""
         p = self.preset
         codec, stepper = codec.to(self.device), stepper.to(self.device)
         return Emulator(
-            self.system, self.stack, codec, stepper, p.step, p.micro_batch, self.device, correlation  # type: ignore[arg-type]
+            self.system, self.stack, codec, stepper, p.step, p.micro_batch, self.device, correlation,  # type: ignore[arg-type]
+            provenance=provenance,
         )  # fmt: skip
 
-    def _untrained(self, name: ModelName) -> Model:
-        pairs = self.pairs("train", name.codec)
+    def sampled(self, name: ModelName, sampler: Sampler | None, correlation: float = 0.0) -> Emulator:
+        """The emulator of a trained model and a sampler; its forecasts say which weights and which sampler made them."""
+        stepper, codec = SampledStepper(self.model(name), sampler), self.codec(name.codec)
+        weights = [self.weights(name), *([] if name.codec == "identity" else [self.weights(f"codec-{name.codec}")])]
+        provenance: Provenance = {"model": f"{self.root.name}/{name}", "weights": "/".join(map(str, weights))}
+        if sampler is not None:
+            key = next(key for key, kind in SAMPLERS.items() if kind is type(sampler))
+            provenance |= {"sampler": key, "sampler_steps": sampler.steps, "temperature": sampler.temperature}
+        return self.emulator(codec, stepper, correlation, provenance)
+
+    def _untrained(self, name: ModelName, measured: bool = True) -> Model:
+        """A model to be trained; or, with a scale that is not measured, to take weights, which hold it: no data are read."""
+        codec = self.codec(name.codec)
+        shape = codec.latent_channels, *codec.latent_shape(self.system.grid.shape)
+        scale = self.pairs("train", name.codec).difference_std() if measured else torch.ones(shape[0])
         torch.manual_seed(self.seed)
-        shape = pairs.states.shape[2:]
-        return make_model(name, self.system, self.preset, shape, pairs.difference_std()).to(self.device)
+        return make_model(name, self.system, self.preset, shape, scale).to(self.device)
 
     def _train(self, name: ModelName, model: Model, folder: Path) -> dict[str, Any]:
         plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
@@ -288,7 +320,7 @@ class Runs:
         """Load the weights of a network, or train and save them."""
         folder = self.folder(key)
         weights, note = folder / "weights.safetensors", folder / "model.json"
-        if weights.exists() and note.exists():
+        if self.trained(key):
             LOGGER.info("%s: weights of an earlier run", key)
             with reading(weights):
                 network.load_state_dict(load_tensors(weights, self.device))

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
@@ -29,12 +30,24 @@ class Card(BaseModel):
 
 
 class Field(Card):
-    """One scalar field; `aliases` are other names under which files may hold it."""
+    """One scalar field.
+
+    In a card, `{name: z, levels: [500, 850], ...}` is short for a field per level, named z500 and z850.
+
+    Attributes:
+        aliases: other names under which files may hold it.
+        level: pressure in hPa, for a field that files hold together with other levels.
+        mask: variable of the files, positive where the field need not have values.
+        fill: the value there.
+    """
 
     name: str
     units: str = ""
     long_name: str = ""
     aliases: tuple[str, ...] = ()
+    level: float | None = None
+    mask: str = ""
+    fill: float = 0.0
 
 
 class Parameter(Card):
@@ -77,10 +90,27 @@ class Simulation(Card):
 
 
 class Split(Card):
-    """Trajectories of a split; trajectory i starts from the seed `seed` + i."""
+    """Trajectories of a split: those of the embedded solver, or a range of dates of one record.
 
-    trajectories: int = field(ge=0)
-    seed: int = field(ge=0)
+    Attributes:
+        trajectories, seed: how many; trajectory i starts from the seed `seed` + i.
+        start, end: first and last day (UTC), both included.
+    """
+
+    trajectories: int = field(default=0, ge=0)
+    seed: int = field(default=0, ge=0)
+    start: date | None = None
+    end: date | None = None
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Split:
+        seeded = {"trajectories", "seed"} <= self.model_fields_set
+        dated = self.start is not None and self.end is not None
+        if (self.trajectories or self.seed) if dated else (self.start or self.end or not seeded):
+            raise ValueError("expected either trajectories and seed, or start and end")
+        if self.start and self.end and self.end < self.start:
+            raise ValueError(f"the end {self.end} is before the start {self.start}")
+        return self
 
 
 class System(Card):
@@ -94,7 +124,10 @@ class System(Card):
         dt: time between stored frames, in `time_unit`.
         parameters: in the order of the conditioning vector.
         solver: how to make the data here; None where they have to be downloaded.
-        splits: split by initial condition, for the embedded solver.
+        splits: by initial condition for the embedded solver, or by date. Frames on both sides of a border are alike:
+            leave a gap of some decorrelation times between dates.
+        data: path or URL where the data are, if none is given and there is no solver.
+        regrid: how fields on another grid of the sphere come to this one; None refuses them.
     """
 
     name: str
@@ -107,9 +140,28 @@ class System(Card):
     parameters: tuple[Parameter, ...] = ()
     solver: Simulation | None = None
     splits: Mapping[str, Split] = {}
+    data: str = ""
+    regrid: Literal["conservative", "bilinear"] | None = None
     source: str = ""
     licence: str = ""
     citation: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_field_per_level(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("fields"), list | tuple):
+            return values
+        fields: list[Any] = []
+        for entry in values["fields"]:
+            if not isinstance(entry, dict) or "levels" not in entry:
+                fields.append(entry)
+                continue
+            one = {key: value for key, value in entry.items() if key != "levels"}
+            name, long_name = one.get("name", ""), one.get("long_name", "")
+            for level in entry["levels"]:
+                text = f"{long_name} at {level:g} hPa"
+                fields.append(one | {"name": f"{name}{level:g}", "long_name": text, "level": level})
+        return {**values, "fields": fields}
 
     @model_validator(mode="after")
     def _disjoint(self) -> System:
@@ -117,6 +169,10 @@ class System(Card):
         for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
             if start < end:
                 raise ValueError(f"splits {first!r} and {second!r} share seeds; move the seed of {second!r} to {end}")
+        dates = sorted((s.start, s.end, name) for name, s in self.splits.items() if s.start and s.end)
+        for (_, last, first), (begun, _, second) in itertools.pairwise(dates):
+            if begun <= last:
+                raise ValueError(f"splits {first!r} and {second!r} share dates: start {second!r} some days after {last}")
         return self
 
     @property

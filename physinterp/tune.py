@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,18 +29,23 @@ from torch import Tensor, nn
 from physinterp import evaluate as ev
 from physinterp.checkpoint import load_json, reading, save_json
 from physinterp.config import load_benchmark
-from physinterp.emulator import Emulator, SampledStepper
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
 from physinterp.methods import Method, ModelName, make_sampler
 from physinterp.runs import Runs
 from physinterp.samplers import SAMPLERS
+from physinterp.table import MEAN, with_mean
 
 LOGGER = logging.getLogger(__name__)
 
 VERSION = 1  # raised when calibrations of the same weights change
 CORRELATIONS = (0.0, 0.5, 0.8)  # candidates
 TEMPERATURES = (0.25, 4.0)  # bounds
+
+
+class Unusable(InputError):
+    """A sampler that cannot be used with a model: its forecasts are not finite, or it has no spread."""
 
 
 @dataclass(frozen=True)
@@ -87,52 +92,57 @@ class Validation:
         """Of the fields."""
         return self.runs.system.grid
 
+    @property
+    def count(self) -> int:
+        """Of the cases."""
+        return self.cases.initial.sizes["sample"]
+
     def initial(self, states: int) -> tuple[Tensor, Tensor]:
-        """Normalised initial states (N, C, *S), spread over the cases, and their parameters (N, P)."""
+        """Normalised initial states (N, C, *S), spread over the cases, and their parameters (N, P).
+
+        Where there are fewer cases than states, some come more than once.
+        """
         chosen = self.cases.initial.isel(sample=self._spread(states))
         return self.runs.stack.pack(chosen), torch.from_numpy(self.runs.system.conditioning(chosen))
 
-    def truth(self, states: int) -> Tensor:
-        """The normalised truth one step after `initial`, encoded and decoded, (N, C, *S), float64."""
-        truth = self.runs.stack.normalise(self.cases.lead(0, self.runs.stack.names, self.grid.names))
+    def truth(self, states: int, lead: int = 0) -> Tensor:
+        """The normalised truth after `initial` at a lead (from 0), encoded and decoded, (N, C, *S), float64."""
+        truth = self.runs.stack.normalise(self.cases.lead(lead, self.runs.stack.names, self.grid.names))
+        parameters = torch.from_numpy(self.runs.system.conditioning(self.cases.initial))
         rows = self._spread(states)
         emulator = self.runs.emulator(self.runs.codec(self.name.codec), nn.Identity())
-        return emulator.reconstruct(truth[rows], self.initial(states)[1]).double()
+        return emulator.reconstruct(truth[rows], parameters[rows]).double()
 
     def _spread(self, states: int) -> list[int]:
-        count = self.cases.initial.sizes["sample"]
-        return torch.linspace(0, count - 1, min(states, count)).round().long().tolist()
+        return torch.linspace(0, self.count - 1, states).round().long().tolist()
 
     def emulator(self, setting: Setting) -> Emulator:
         """The model sampled in some way."""
         model = self.runs.model(self.name)
         row = Method(self.name.objective, setting.sampler)
         sampler = make_sampler(row, model, {setting.sampler: setting.steps}, setting.temperature)
-        return self.runs.emulator(self.runs.codec(self.name.codec), SampledStepper(model, sampler), setting.correlation)
+        return self.runs.sampled(self.name, sampler, setting.correlation)
 
     def spread_skill(self, setting: Setting, leads: int, members: int, seed: int = 1) -> list[float]:
-        """Spread over skill of the headline fields per lead, in units of their standard deviation.
+        """Spread over skill per lead of forecasts of all cases, which share their noise; see `ratio`."""
+        x, parameters = self.initial(self.count)
+        forecasts = self.emulator(setting).states(x, parameters, leads, members, seed)
+        return [self.ratio(ensemble, self.truth(self.count, k)) for k, ensemble in enumerate(forecasts)]
+
+    def ratio(self, ensemble: Tensor, truth: Tensor) -> float:
+        """Spread over skill of ensembles (N, M, C, *S) of the headline fields, in units of their standard deviation.
 
         The error is taken against the encoded and decoded truth: what the codec loses is not the sampler's to spread.
         """
-        emulator = self.emulator(setting)
-        names, space = emulator.stack.names, emulator.stack.grid.names
-        fields = [names.index(f) for f in self.headline]
-        weights = torch.from_numpy(emulator.stack.grid.weights)
-        parameters = torch.from_numpy(emulator.system.conditioning(self.cases.initial))
-        x = emulator.stack.pack(self.cases.initial)
-        found = []
-        for k, members_of in enumerate(emulator.states(x, parameters, leads, members, seed)):
-            truth = emulator.stack.normalise(self.cases.lead(k, names, space))
-            truth = emulator.reconstruct(truth, parameters)
-            ensemble = members_of[:, :, fields].double()
+        fields = [self.runs.stack.names.index(f) for f in self.headline]
+        weights = torch.from_numpy(self.grid.weights)
+        ensemble, members = ensemble[:, :, fields].double(), ensemble.shape[1]
 
-            def mean(value: Tensor) -> float:
-                return float((value * weights).mean())
+        def mean(value: Tensor) -> Tensor:
+            return (value * weights).mean()
 
-            variance, error = mean(ensemble.var(1)), mean((ensemble.mean(1) - truth[:, fields]).square())
-            found.append(math.sqrt((1 + 1 / members) * variance / error))
-        return found
+        variance, error = mean(ensemble.var(1)), mean((ensemble.mean(1) - truth[:, fields]).square())
+        return float(((1 + 1 / members) * variance / error).sqrt())
 
 
 def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tuple[Setting, dict[str, Any]]:
@@ -140,10 +150,12 @@ def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tup
 
     Returns:
         The setting, and what was measured: spread over skill at the first lead as it was, and per lead for each candidate.
+    Raises:
+        Unusable: there is no spread, no error, or no rollout that stays finite.
     """
     first = validation.spread_skill(setting, 1, members)[0]
     if not (math.isfinite(first) and first > 0):
-        raise InputError(f"{setting.sampler} cannot be calibrated: spread over skill is {first} at the first lead")
+        raise Unusable(f"{setting.sampler} cannot be calibrated: spread over skill is {first} at the first lead")
     variance = first**2 / max(1 + (1 - first**2) / members, 1e-3)  # v / e^2
     setting = _scaled(setting, 1 / math.sqrt(variance))
     tried = {}
@@ -152,7 +164,7 @@ def calibrate(validation: Validation, setting: Setting, members: int = 2) -> tup
         if all(math.isfinite(r) and r > 0 for r in ratios):
             tried[correlation] = torch.tensor(ratios).log()
     if not tried:
-        raise InputError(f"{setting.sampler} cannot be calibrated: its rollouts on the validation split are not finite")
+        raise Unusable(f"{setting.sampler} cannot be calibrated: its rollouts on the validation split are not finite")
     factors = {c: _centred(logs) for c, logs in tried.items()}
     best = min(factors, key=lambda c: factors[c][1])
     setting = _scaled(replace(setting, correlation=best), factors[best][0])
@@ -210,9 +222,10 @@ class Trial:
 
     Attributes:
         setting: how the model was sampled.
-        vrmse: of a member; srmse: of a member, all bands; crps: in standard deviations of the training split; each the
+        vrmse: of a member; srmse: of a member, low and middle band, for in the high one the truth
+            may have nothing to compare with; crps: in standard deviations of the training split; each the
             mean over headline fields, cases and leads.
-        seconds: per physical step of one member.
+        seconds: per physical step of one member, see `cost`.
     """
 
     setting: Setting
@@ -238,30 +251,78 @@ def settings(objective: str) -> Iterator[tuple[str, int]]:
             yield sampler, steps
 
 
-def walk(validation: Validation, members: int = 4) -> Iterator[Trial]:
-    """Try every sampler, number of steps and temperature of a model on the validation split."""
-    for sampler, steps in settings(validation.name.objective):
-        if SAMPLERS[sampler].deterministic:
-            yield trial(validation, Setting(sampler, steps), 1)
-            continue
-        base = calibrated(validation, sampler, steps)
-        for factor in FACTORS:
-            yield trial(validation, replace(base, temperature=round(base.temperature * factor, 3)), members)
+def variants(validation: Validation, sampler: str, steps: int) -> list[Setting]:
+    """A deterministic sampler as it is, another at its calibrated temperature and below."""
+    if SAMPLERS[sampler].deterministic:
+        return [Setting(sampler, steps)]
+    base = calibrated(validation, sampler, steps)
+    return [replace(base, temperature=round(base.temperature * f, 3)) for f in FACTORS]
 
 
-def trial(validation: Validation, setting: Setting, members: int) -> Trial:
-    """The scores of a setting on the validation split."""
+def cost(validation: Validation, tried: Sequence[tuple[str, int]], rounds: int = 5) -> dict[tuple[str, int], float]:
+    """Wall time per physical step of one member, in seconds, of samplers and steps.
+
+    The samplers take turns, so that other work of the machine meets all of them; each turn is a full micro-batch. The
+    shortest of the rounds, after a first one to warm up. The temperature costs nothing.
+    """
+    x, parameters = validation.initial(1)
+    emulators = [validation.emulator(Setting(*which)) for which in tried]
+    rollouts = [e.states(x, parameters, 1 + rounds, e.micro_batch) for e in emulators]
+    turns: list[list[float]] = [[] for _ in tried]
+    for _ in range(1 + rounds):
+        for rollout, seconds in zip(rollouts, turns, strict=True):
+            begun = time.perf_counter()
+            next(rollout)
+            seconds.append(time.perf_counter() - begun)
+    shortest = (min(seconds[1:]) / e.micro_batch for seconds, e in zip(turns, emulators, strict=True))
+    return dict(zip(tried, shortest, strict=True))
+
+
+def walk(validation: Validation, members: int = 4) -> tuple[list[Trial], dict[str, str]]:
+    """Try every sampler, number of steps and temperature of a model on the validation split.
+
+    Returns:
+        The trials, and why a sampler was left out, by `sampler@steps`.
+    Raises:
+        InputError: all were left out.
+    """
+    name, tried = validation.name, list(settings(validation.name.objective))
+    LOGGER.info("%s: timing %d samplers", name, len(tried))
+    seconds = cost(validation, tried)
+    trials: list[Trial] = []
+    left_out: dict[str, str] = {}
+    for k, (sampler, steps) in enumerate(tried, 1):
+        LOGGER.info("%s: trying %s@%d, %d of %d", name, sampler, steps, k, len(tried))
+        count = 1 if SAMPLERS[sampler].deterministic else members
+        try:
+            found = [trial(validation, s, count, seconds[sampler, steps]) for s in variants(validation, sampler, steps)]
+        except Unusable as error:
+            LOGGER.warning("%s: %s@%d is left out: %s", name, sampler, steps, error)
+            left_out[f"{sampler}@{steps}"] = str(error)
+        else:
+            trials += found
+    if not trials:
+        raise InputError(
+            f"no sampler of {name} can be used, {len(tried)} were tried: forecasts of the validation split have to be "
+            "finite; train it again"
+        )
+    return trials, left_out
+
+
+def trial(validation: Validation, setting: Setting, members: int, seconds: float) -> Trial:
+    """The scores of a setting on the validation split.
+
+    Raises:
+        Unusable: a forecast is not finite.
+    """
     emulator = validation.emulator(setting)
-    seconds: list[float] = []
-    forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1, seconds)
-    ds = ev.with_mean(ev.evaluate(forecasts, validation.cases, emulator), validation.headline).sel(field=ev.MEAN)
-    return Trial(
-        setting,
-        float(ds["vrmse_member"].mean()),
-        float(ds["srmse"].sel(band="total").mean()),
-        float(ds["crps"].mean()),
-        statistics.median(seconds) / (validation.cases.initial.sizes["sample"] * members),
-    )
+    forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1)
+    ds = with_mean(ev.evaluate(forecasts, validation.cases, emulator), validation.headline).sel(field=MEAN)
+    spectral = ds["srmse"].sel(band=["low", "mid"])
+    vrmse, srmse, crps = (float(x.mean()) for x in (ds["vrmse_member"], spectral, ds["crps"]))
+    if not all(math.isfinite(x) for x in (vrmse, srmse, crps)):
+        raise Unusable(f"{setting.sampler} loses forecasts of the validation split at temperature {setting.temperature:g}")
+    return Trial(setting, vrmse, srmse, crps, seconds)
 
 
 def choose(trials: Sequence[Trial]) -> dict[str, Setting]:
@@ -270,13 +331,14 @@ def choose(trials: Sequence[Trial]) -> dict[str, Setting]:
 
 
 def tune(validation: Validation) -> tuple[list[Trial], dict[str, Setting]]:
-    """Walk, choose, and keep both beside the weights in `settings.json`."""
-    trials = list(walk(validation))
+    """Walk, choose, and keep both beside the weights in `settings.json`, with what was left out and why."""
+    trials, left_out = walk(validation)
     chosen = choose(trials)
     note = {
         "weights": validation.runs.weights(validation.name),
         "settings": {name: asdict(setting) for name, setting in chosen.items()},
         "trials": [asdict(t) | {"pareto": not t.dominated(trials)} for t in trials],
+        "left_out": left_out,
     }
     save_json(note, validation.runs.folder(str(validation.name)) / "settings.json")
     return trials, chosen

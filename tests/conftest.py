@@ -25,6 +25,14 @@ def fresh_home(tmp_path, monkeypatch, session_home) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def artificial_results(tmp_path_factory) -> Path:
+    """A folder with results that nobody trained; not to be written to."""
+    from artificial import results
+
+    return results(tmp_path_factory.mktemp("artificial")).folder
+
+
 @pytest.fixture(autouse=True)
 def _private_home(session_home) -> None:
     """Every test."""

@@ -11,18 +11,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import matplotlib.image
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from matplotlib.figure import Figure
 from safetensors.torch import load_file, save_file
 
-from physinterp import benchmark, cli, metrics, plot, runs, train, tune
+from physinterp import benchmark, cli, metrics, plot, runs, terminal, train, tune
 from physinterp.benchmark import Options, run
 from physinterp.config import Benchmark, Training, load_benchmark
 from physinterp.data import well
@@ -66,7 +67,8 @@ def test_every_row_of_the_preset_is_there(document):
 
 def test_schema_of_the_scores(document):
     for row in document["rows"]:
-        assert row.keys() == {"method", "field", "lead", "score", "value", "low", "high", "count"}
+        numbers, stated = {"value", "low", "high", "count"}, {"version", "grid", "weights", "eps"}
+        assert row.keys() == {"method", "field", "lead", "score"} | numbers | stated
         assert isinstance(row["lead"], float) and row["count"] == 2
         assert row["value"] is None or isinstance(row["value"], float)
         name = row["score"].removesuffix("_" + row["score"].rpartition("_")[2])
@@ -126,8 +128,19 @@ def test_a_short_training_beats_persistence(document):
 
 
 def test_plots_are_pictures_of_something(tiny):
-    names = sorted(p.name for p in tiny[0].out.glob("*.png"))
-    assert names == ["crps.png", "error.png", "fields_vorticity.png", "spectra_lead_0.4.png", "spectra_lead_1.2.png"]
+    names = {p.name for p in tiny[0].out.glob("*.png")}
+    assert names == {f"{name}.png" for name, _, _ in tiny[1].gallery()}
+    expected = {
+        "error",
+        "crps",
+        "accuracy",
+        "pareto",
+        "spectra_lead_0.4",
+        "spectra_lead_1.2",
+        "spread_vorticity",
+        "fields_vorticity",
+    }
+    assert {f"{name}.png" for name in expected} <= names
     for name in names:
         image = matplotlib.image.imread(tiny[0].out / name)[..., :3]
         assert min(image.shape[:2]) > 200 and image.std() > 0.03, name
@@ -138,7 +151,8 @@ def test_forecasts_and_truth_are_stored_and_give_the_scores(tiny, document):
     store = tiny[0].out / "forecast.zarr"
     forecast = xr.open_zarr(store, consolidated=False)
     truth = xr.open_zarr(store, group="truth", consolidated=False)
-    assert dict(forecast.sizes) == {"sample": 2, "member": 3, "lead_time": 3, "x": 32, "y": 32}
+    assert dict(forecast.vorticity.sizes) == {"sample": 2, "member": 3, "lead_time": 3, "x": 32, "y": 32}
+    assert forecast.latent.shape[:2] == (2, 3) and forecast.attrs["sampler"] == "si-em"
     assert forecast.vorticity.dims == ("sample", "member", "lead_time", "x", "y")
     assert forecast.attrs["method"] == "si-em" and forecast.lead_time.values == pytest.approx([0.4, 0.8, 1.2])
     assert truth.vorticity.shape == (2, 3, 32, 32)
@@ -155,7 +169,7 @@ def test_forecasts_and_truth_are_stored_and_give_the_scores(tiny, document):
 def test_the_table_and_the_notes(tiny, capsys):
     from rich.console import Console
 
-    tiny[1].show(Console(width=200))
+    terminal.show(tiny[1], Console(width=200))
     text = capsys.readouterr().out
     for name in (
         "persistence",
@@ -169,12 +183,12 @@ def test_the_table_and_the_notes(tiny, capsys):
         "over the row fno",
     ):
         assert name in text
-    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "best CRPS: " in text
+    assert "codec/dcae alone loses (VRMSE): vorticity" in text and "CRPS, lead 0.4: " in text
 
 
 def test_the_tables_of_ratios(tiny, document):
     """One for each deterministic row, of all other learned rows."""
-    _, other, *ratios = tiny[1].tables()
+    _, other, *ratios = terminal.tables(tiny[1])
     learned = [name for name in document["methods"] if name not in ("persistence", "climatology")]
     found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in document["comparisons"]}
     for over, table in zip(("deterministic", "fno"), sorted(ratios, key=lambda t: t.title), strict=True):
@@ -197,14 +211,27 @@ def test_nothing_half_written_is_left(tiny, session_home):
         assert not [p for p in folder.rglob("*") if p.suffix in (".part", ".old", ".tmp") or ".partial." in p.name]
 
 
+def test_scores_do_not_depend_on_how_many_cases_are_held_at_once(tiny, monkeypatch, tmp_path):
+    options, results = tiny
+    monkeypatch.setattr(benchmark, "VALUES", 1)
+    job = benchmark.Job(replace(options, out=tmp_path / "other"))
+    monkeypatch.setattr(job, "_kept", lambda name: None)
+    monkeypatch.setattr(job, "_keep", lambda name, ds: ds)
+    tmp_path.joinpath("other").mkdir()
+    for name in ("si-em", "deterministic"):
+        found = job.scores(name)
+        for score in ("crps", "vrmse_mean", "spectrum", "mse_one_step", "example"):
+            np.testing.assert_allclose(found[score], results.scores[name][score], rtol=1e-5, err_msg=score)
+
+
 def forbid(monkeypatch) -> None:
     monkeypatch.setattr(train.Trainer, "fit", lambda *args, **options: pytest.fail("trained again"))
 
 
 def blank(monkeypatch) -> None:
     """Empty plots, which are drawn faster."""
-    for name in ("spectra", "error_growth", "panels"):
-        monkeypatch.setattr(plot, name, lambda *args: plt.figure(figsize=(1, 1)))
+    for name in ("accuracy", "error_budget", "error_growth", "panels", "pareto", "rank_histogram", "spectra", "spread"):
+        monkeypatch.setattr(plot, name, lambda *args, **options: Figure(figsize=(1, 1)))
 
 
 def test_a_second_run_reuses_everything(tiny, monkeypatch, caplog, session_home):
@@ -324,7 +351,7 @@ def test_provenance_beside_the_weights(small, tmp_path, fresh_home):
 
 def test_no_table_of_ratios_without_a_deterministic_row(small, tmp_path):
     found = run(Options("kolmogorov", methods=("persistence", "si-em"), out=tmp_path / "out"))
-    assert found.document["comparisons"] == [] and len(found.tables()) == 2
+    assert found.document["comparisons"] == [] and len(terminal.tables(found)) == 2
 
 
 def test_options_change_what_they_say(small, tmp_path, monkeypatch):
@@ -431,7 +458,7 @@ def test_a_step_that_is_no_multiple(small, tmp_path):
 @needs_shared
 def test_data_of_the_well(small, monkeypatch, caplog, tmp_path):
     """Another solver's files: evaluated on valid, which is said; the spin-up skipped; never trained on."""
-    small("rbc", shape=None, trajectories={"train": 1, "valid": 1, "test": 1}, frames=5, spin_up=0.25,
+    small("rbc", shape=None, trajectories={"train": 1, "valid": 1, "test": 1}, frames=5, spin_up=16.0,
           networks={"unet": {"widths": [4, 8], "patch": 2}}, training=Training(steps=4, batch=2))  # fmt: skip
     asked = []
     read = well.read
@@ -593,7 +620,7 @@ def well_of(path: Path, system: str) -> Path:
 DATA = {
     "truncated": (lambda p: truncated(p / "a.h5"), "a.h5: cannot be read as HDF5"),
     "format": (lambda p: other(p / "a.csv"), "a.csv: cannot be read as HDF5"),
-    "other files": (lambda p: other(p / "a.csv").parent, "no known format (found a.csv); expected The Well"),
+    "other files": (lambda p: other(p / "a.csv").parent, "no known format (found a.csv); expected "),
     "empty": (lambda p: p, "no known format (found an empty folder); expected"),
     "no test or valid": (
         lambda p: user_file(p / "a.h5", split="train"),
@@ -689,7 +716,7 @@ def interrupt_after(calls: int, function):
         (runs, "save_tensors", 1),
         (tune.Validation, "spread_skill", 2),  # between two candidates of the calibration
         (xr.Dataset, "to_zarr", 1),  # between two leads
-        (Results, "_plots", 0),
+        (Results, "gallery", 0),
     ],
 )
 def test_ctrl_c(command, small, uninterrupted, fresh_home, tmp_path, monkeypatch, target, name, calls):

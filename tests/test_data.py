@@ -190,8 +190,8 @@ def test_missing_and_wrong_paths(tmp_path, root):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no known format \(found an empty folder\); expected The Well"):
         open_dataset(RBC, "train", tmp_path / "empty")
-    (tmp_path / "empty" / "x.nc").write_text("")
-    with pytest.raises(InputError, match=r"found x.nc\); expected"):
+    (tmp_path / "empty" / "x.txt").write_text("")
+    with pytest.raises(InputError, match=r"found x.txt\); expected"):
         open_dataset(RBC, "train", tmp_path / "empty")
     with pytest.raises(InputError, match=r"no split 'test'; found \['train', 'valid'\]"):
         open_dataset(RBC, "test", root)

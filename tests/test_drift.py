@@ -79,7 +79,7 @@ def law(model: Model, sampler: Sampler, x0: Tensor) -> tuple[Tensor, Tensor]:
     n, d = sampler.steps, x0.numel()
     draws = torch.cat([torch.zeros(1, n * d), torch.eye(n * d)]).to(x0).view(-1, n, *x0.shape)
     with torch.no_grad():
-        x1 = model.advance(x0.expand(len(draws), *x0.shape), NONE, sampler, lambda k: draws[:, k]).flatten(1)
+        x1 = model.advance(x0.expand(len(draws), *x0.shape), NONE, sampler, lambda k: model.colour(draws[:, k])).flatten(1)
     away = x1[1:] - x1[0]
     return x1[0], away.T @ away
 
@@ -319,7 +319,7 @@ def test_the_dressed_twin_is_its_mean_and_noise_of_its_residual(temperature):
     close(law(model, sampler, x0), expected_mean(x0), temperature**2 * dense(model.covariance))
     assert model.backbone.calls == 1
     noise = normal(3, *SHAPE, seed=1)
-    x1 = model.advance(x0.expand(3, *SHAPE), NONE, sampler, lambda k: noise)
+    x1 = model.advance(x0.expand(3, *SHAPE), NONE, sampler, lambda k: model.colour(noise))
     torch.testing.assert_close(x1, expected_mean(x0) + temperature * model.covariance.colour(noise))
 
 

@@ -14,6 +14,7 @@ from physinterp import evaluate as ev
 from physinterp import metrics
 from physinterp.baselines.reference import Persistence
 from physinterp.errors import InputError
+from physinterp.table import DIMENSIONLESS, difference, join, ratio, rows
 
 HEADLINE = ("buoyancy", "velocity_x", "velocity_y")
 LEADS, STRIDE = 3, 2
@@ -70,6 +71,11 @@ def test_too_few_frames():
         ev.cases(dataset(RBC, frames=6), 2, 3, 1, 0.5)
 
 
+def test_a_stride_that_is_not_the_step():
+    with pytest.raises(InputError, match=r"1 frames are 0\.25 apart, the step is 0\.5: take a stride of 2"):
+        ev.cases(dataset(RBC, frames=6), 1, 3, 1, 0.5)
+
+
 def test_values_that_are_not_finite_are_found_in_the_truth(truth):
     truth.check(RBC.field_names)
     ds = dataset(RBC, samples=2, frames=11)
@@ -85,7 +91,7 @@ def test_values_that_are_not_finite_are_found_in_the_truth(truth):
 def test_a_perfect_forecast_scores_nothing(truth, model, members):
     perfect = (fields(truth, k).unsqueeze(1).expand(-1, members, -1, -1, -1) for k in range(LEADS))
     ds = ev.evaluate(perfect, truth, model)
-    for name in (*ev.DIMENSIONLESS, "crps", "mae", "mse_of_mean", *(("variance",) if members > 1 else ())):
+    for name in (*DIMENSIONLESS, "crps", "mae", "mse_of_mean", *(("variance",) if members > 1 else ())):
         assert float(np.abs(ds[name]).max()) < 1e-6, name
     np.testing.assert_allclose(ds.spectrum, ds.spectrum_truth, rtol=1e-6)
     assert ("variance" in ds) == (members > 1)
@@ -94,7 +100,7 @@ def test_a_perfect_forecast_scores_nothing(truth, model, members):
 def test_dimensions(truth, model):
     ds = ev.evaluate(ensemble(truth, 3), truth, model)
     assert ds.crps.dims == ("lead_time", "case", "field") and ds.srmse.dims == ("lead_time", "case", "field", "band")
-    assert dict(ds.sizes) | {"k": 0} == {"lead_time": 3, "case": 8, "field": 4, "band": 4, "k": 0}
+    assert dict(ds.sizes) | {"k": 0} == {"lead_time": 3, "case": 8, "field": 4, "band": 4, "k": 0, "rank": 4}
     assert ds.field.values.tolist() == list(RBC.field_names) and ds.lead_time.values.tolist() == [0.5, 1.0, 1.5]
     assert "seconds" not in ds and ds.attrs["members"] == 3
     assert ds.trajectory.values.tolist() == truth.initial.trajectory.values.tolist()
@@ -144,7 +150,7 @@ def test_a_lost_member_scores_infinity_at_that_lead(truth, model):
         lost = np.isinf(ds[name].values).reshape(3, 8, 4, -1).all(-1)
         assert lost[1, 3, 2] and lost.sum() == 1, name
         assert np.isfinite(ds[name].values).reshape(3, 8, 4, -1).all(-1).sum() == lost.size - 1, name
-    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in ev.rows("x", ds, HEADLINE)}
+    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in rows("x", ds, HEADLINE)}
     assert value["velocity_x", 1.0, "crps"] == math.inf == value["mean", 1.0, "crps"]
     assert math.isfinite(value["velocity_x", 0.5, "crps"]) and math.isfinite(value["buoyancy", 1.0, "crps"])
 
@@ -154,8 +160,11 @@ def test_a_lost_member_scores_infinity_at_that_lead(truth, model):
 
 def test_rows(truth, model):
     ds = ev.evaluate(ensemble(truth, 3), truth, model)
-    table = ev.rows("si-em", ds, HEADLINE)
-    assert all(r.keys() == {"method", "field", "lead", "score", "value", "low", "high", "count"} for r in table)
+    table = rows("si-em", ds, HEADLINE)
+    keys = {"method", "field", "lead", "score", "value", "low", "high", "count", "version", "grid", "weights", "eps"}
+    assert all(r.keys() == keys for r in table)
+    assert {r["grid"] for r in table} == {str(RBC.grid)} and {r["version"] for r in table} == {metrics.VERSION}
+    assert {r["score"] for r in table if r["weights"] == "none"} == {"vrmse_unweighted"}
     bands = [f"{n}_{b}" for n in ("srmse", "log_spectral_distance") for b in metrics.BANDS]
     scores = {"vrmse_member", "vrmse_mean", "vrmse_unweighted", "crps", "mae", "spread_skill", *bands}
     keys = [(r["field"], r["lead"], r["score"]) for r in table]
@@ -169,7 +178,7 @@ def test_rows(truth, model):
 
 def test_the_mean_over_fields_is_without_units(truth, model):
     ds = ev.evaluate(ensemble(truth, 3), truth, model)
-    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in ev.rows("x", ds, HEADLINE)}
+    value = {(r["field"], r["lead"], r["score"]): r["value"] for r in rows("x", ds, HEADLINE)}
     std = dict(zip(RBC.field_names, model.stack.statistics.std, strict=True))
     crps = np.mean([value[f, 1.0, "crps"] / std[f] for f in HEADLINE])
     assert value["mean", 1.0, "crps"] == pytest.approx(crps)
@@ -179,31 +188,134 @@ def test_the_mean_over_fields_is_without_units(truth, model):
 
 def test_spread_skill_row_is_that_of_metrics(truth, model):
     forecasts = ensemble(truth, 4, spread=0.7)
-    table = ev.rows("x", ev.evaluate(forecasts, truth, model), HEADLINE)
+    table = rows("x", ev.evaluate(forecasts, truth, model), HEADLINE)
     value = {(r["field"], r["lead"]): r["value"] for r in table if r["score"] == "spread_skill"}
     weights = torch.from_numpy(RBC.grid.weights)
     for k in range(LEADS):
         expected = metrics.spread_skill(forecasts[k].transpose(0, 1), fields(truth, k), weights)
         for j, name in enumerate(RBC.field_names):
             assert value[name, 0.5 * (k + 1)] == pytest.approx(float(expected[j]), rel=1e-5)
-    single = ev.rows("x", ev.evaluate(ensemble(truth, 1), truth, model), HEADLINE)
+    single = rows("x", ev.evaluate(ensemble(truth, 1), truth, model), HEADLINE)
     assert "spread_skill" not in {r["score"] for r in single}
 
 
 def test_one_trajectory_has_no_interval(model):
     one = ev.cases(dataset(RBC, samples=1, frames=11), 2, 2, 3, 0.5)
-    table = ev.rows("x", ev.evaluate(ev.physical(model, one, 2, 1, 0), one, model), HEADLINE)
+    table = rows("x", ev.evaluate(ev.physical(model, one, 2, 1, 0), one, model), HEADLINE)
     assert all(math.isnan(r["low"]) and math.isnan(r["high"]) and r["count"] == 3 for r in table)
 
 
 def test_ratio():
     rng = np.random.default_rng(0)
     b = xr.DataArray(1 + rng.random(12), dims="case", coords={"trajectory": ("case", np.repeat(list("abcdef"), 2))})
-    found = ev.ratio(0.8 * b, b)
+    found = ratio(0.8 * b, b)
     assert list(found.values()) == pytest.approx([0.8] * 3)  # paired: what they share cancels
-    noisy = ev.ratio(0.8 * b + 0.1 * rng.random(12), b)
+    noisy = ratio(0.8 * b + 0.1 * rng.random(12), b)
     assert noisy["low"] < noisy["value"] < noisy["high"]
     assert noisy["value"] == pytest.approx(float((0.8 * b + 0).mean() / b.mean()), abs=0.1)
+
+
+def test_rows_that_were_computed_differently_do_not_join(truth, model):
+    a, b = (rows(n, ev.evaluate(ensemble(truth, 2), truth, model), HEADLINE) for n in "ab")
+    assert join(a, b) == a + b
+    fewer = ev.cases(dataset(RBC, samples=2, frames=11), STRIDE, LEADS, starts=2, dt=0.5)
+    c = rows("c", ev.evaluate(ev.physical(model, fewer, LEADS, 1, 0), fewer, model), HEADLINE)
+    with pytest.raises(InputError, match="vrmse_member of c and a do not compare: count is 4 and 8; score both anew"):
+        join(a, c)
+    with pytest.raises(InputError, match="version is 0 and 1"):
+        join(a, [r | {"version": "0"} for r in b])
+
+
+def test_difference():
+    rng = np.random.default_rng(0)
+    b = xr.DataArray(rng.random(12), dims="case", coords={"trajectory": ("case", np.repeat(list("abcdef"), 2))})
+    assert list(difference(b + 0.3, b).values()) == pytest.approx([0.3] * 3)
+
+
+# error budget ------------------------------------------------------------------------------------------------------
+
+
+def test_budget_by_brute_force(truth):
+    lossy = emulator("deterministic", codec="dcae")
+    ds = ev.evaluate(ev.physical(lossy, truth, LEADS, 1, 0), truth, lossy, seed=0)
+    weights = torch.from_numpy(RBC.grid.weights)
+    parameters = torch.from_numpy(RBC.conditioning(truth.initial))
+    for k in range(LEADS):
+        before, target = fields(truth, k - 1), fields(truth, k)
+        x = lossy.stack.normalise(before)
+        step = lossy.stack.denormalise(next(lossy.states(x, parameters, 1)))[:, 0]
+        seen = lossy.stack.denormalise(lossy.reconstruct(lossy.stack.normalise(target), parameters))
+        for name, u in (("one_step", step), ("floor", seen)):
+            expected = ((u - target).double().square() * weights).mean((-2, -1))
+            torch.testing.assert_close(torch.from_numpy(ds[f"mse_{name}"][k].values), expected, rtol=1e-4, atol=1e-12)
+    assert np.allclose(ds.mse_member[0], ds.mse_one_step[0], rtol=1e-4)  # one step from the initial state is both
+    for name in ("member", "one_step", "floor"):
+        assert ds[f"error_spectrum_{name}"].dims == ("lead_time", "field", "k")
+    assert {"mse_member", "mse_one_step", "mse_floor"} <= {r["score"] for r in rows("x", ds, HEADLINE)}
+
+
+def test_the_error_of_persistence_is_one_step_at_every_lead(truth, model):
+    ds = ev.evaluate(ev.physical(model, truth, LEADS, 1, 0), truth, model, seed=0)
+    assert float(ds.mse_floor.max()) == 0
+    change = fields(truth, 2) - fields(truth, 1)
+    expected = (change.double().square() * torch.from_numpy(RBC.grid.weights)).mean((-2, -1))
+    np.testing.assert_allclose(ds.mse_one_step[2], expected, rtol=1e-4)
+    total = ev.spectrum(change, RBC.grid).power.mean(0)
+    np.testing.assert_allclose(ds.error_spectrum_one_step[2], total, rtol=1e-4)
+
+
+# any forecast, in parts --------------------------------------------------------------------------------------------
+
+
+def datasets(truth: ev.Cases, members: int = 3) -> xr.Dataset:
+    noise = np.random.default_rng(0)
+    ds = truth.truth[list(RBC.field_names)].expand_dims(member=members, axis=1)
+    return ds.map(lambda da: da + 0.3 * noise.standard_normal(da.shape).astype(np.float32), keep_attrs=True)
+
+
+@pytest.mark.parametrize("part", [3, 8])
+def test_datasets_score_as_tensors_do(truth, model, part):
+    forecast = datasets(truth)
+    stacked = [
+        torch.from_numpy(np.stack([forecast[n].isel(lead_time=k).transpose("sample", "member", ...).values
+                                   for n in RBC.field_names], axis=2)) for k in range(LEADS)
+    ]  # fmt: skip
+    expected = ev.evaluate(stacked, truth, model)
+    found = ev.compare(forecast, truth.truth, RBC, part=part)
+    assert found.attrs == expected.attrs and set(found) == set(expected)
+    for name in expected:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, err_msg=name)
+    scale = np.stack([truth.lead(0, [n], RBC.grid.names).double().numpy() for n in RBC.field_names])
+    mean = (scale * RBC.grid.weights).mean((1, 2, 3, 4))
+    std = np.sqrt((scale**2 * RBC.grid.weights).mean((1, 2, 3, 4)) - mean**2)
+    np.testing.assert_allclose(found["std"], std, rtol=1e-6)
+    assert len(rows("x", found, HEADLINE)) == len(rows("x", expected, HEADLINE))
+
+
+def test_dask_workers_give_the_same_scores(truth):
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+    forecast = datasets(truth)
+    with distributed.Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address=None) as client:
+        found = ev.compare(forecast, truth.truth, RBC, part=3, client=client)
+    xr.testing.assert_identical(found, ev.compare(forecast, truth.truth, RBC, part=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop_vars("pressure"), "the forecast has no pressure"),
+        (lambda f: f.isel(lead_time=slice(2)), "the forecast has 2 and the truth 3 of lead_time"),
+        (lambda f: f.assign_coords(lead_time=[0.5, 1.0, 2.0]), "lead_time differs at index 2: 2.0 in the forecast, 1.5"),
+        (lambda f: f.isel(sample=slice(5)), "the forecast has 5 and the truth 8 of sample"),
+        (lambda f: f.isel(x=slice(8)), "grid axis 'x': expected 16 points, found 8"),
+        (lambda f: f.assign(buoyancy=f.buoyancy.assign_attrs(units="K")), "buoyancy is in 'K' in the forecast"),
+        (lambda f: f.isel(lead_time=0), "needs the dims sample or init_time, and lead_time"),
+    ],
+)
+def test_datasets_that_do_not_belong_together(truth, change, message):
+    right = truth.truth.assign({n: truth.truth[n].assign_attrs(units="1") for n in RBC.field_names})
+    with pytest.raises(InputError, match=message):
+        ev.compare(change(datasets(truth)), right, RBC)
 
 
 # truth through the codec -------------------------------------------------------------------------------------------

@@ -45,6 +45,40 @@ def test_pole_weights_are_cell_areas():
     assert (lat.weights * np.sin(np.deg2rad(lat.points)) ** 2).mean() == pytest.approx(1 / 3, abs=2e-3)
 
 
+def test_cells_end_at_the_poles():
+    """121 rows with the poles among them: the area weights of WeatherBench, sin of the upper less that of the lower edge."""
+    lat = Axis("latitude", 121, -90.75, 181.5, "pole", units="degrees_north")
+    assert lat.points == pytest.approx(np.linspace(-90, 90, 121)) and lat.edges[[0, 1, -1]] == pytest.approx(
+        [-90, -89.25, 90]
+    )
+    bounds = np.deg2rad([-90, *(lat.points[1:] + lat.points[:-1]) / 2, 90])
+    area = np.diff(np.sin(bounds))
+    assert lat.weights == pytest.approx(area / area.mean(), abs=1e-12)
+
+
+def test_a_limited_area_is_weighted_by_its_units():
+    lat = Axis("latitude", 17, 28.75, 42.5, "wall", units="degrees_north")
+    cos = np.cos(np.deg2rad(lat.points))
+    assert lat.latitude and lat.weights == pytest.approx(cos / cos.mean(), rel=1e-9)
+    assert not Axis("y", 17, 28.75, 42.5, "wall").latitude
+
+
+def test_gaussian_latitudes():
+    lat = Axis("latitude", 32, -90, 180, "pole", "gauss", units="degrees_north")
+    nodes, weights = np.polynomial.legendre.leggauss(32)
+    assert np.sin(np.deg2rad(lat.points)) == pytest.approx(nodes) and lat.weights == pytest.approx(16 * weights)
+    assert ((lat.edges[:-1] < lat.points) & (lat.points < lat.edges[1:])).all()
+    with pytest.raises(ValueError, match="gauss nodes need the boundary pole"):
+        Axis("latitude", 32, -80, 160, "pole", "gauss")
+    with pytest.raises(ValueError, match="no centres of cells"):
+        _ = Y.edges
+
+
+def test_edges_surround_the_points():
+    assert Axis("x", 4, 0.0, 4.0, "periodic").edges == pytest.approx([-0.5, 0.5, 1.5, 2.5, 3.5])
+    assert Axis("x", 4, 0.0, 4.0, "wall").edges == pytest.approx([0, 1, 2, 3, 4])
+
+
 def test_wavenumbers_are_angular_and_refuse_walls():
     assert X.wavenumbers() == pytest.approx(2 * np.pi / 4 * np.arange(9))
     with pytest.raises(ValueError, match="chebyshev"):

@@ -93,9 +93,10 @@ def test_every_row_can_be_built_from_the_preset_tiny(system, name):
 
 @pytest.mark.parametrize("system", ["kolmogorov", "rbc"])
 def test_every_preset_names_rows_and_samplers_that_exist(system):
-    for preset in load_benchmark(system).presets.values():
+    for size, preset in load_benchmark(system).presets.items():
         rows = [method(name) for name in preset.methods]
-        assert {"deterministic", "deterministic-dressed", "si-e", "si-em", "si-cal"} <= set(preset.methods)
+        others = set() if size == "demo" else {"deterministic-dressed", "si-cal"}
+        assert {"deterministic", "si-e", "si-em", *others} <= set(preset.methods)
         assert set(preset.steps) <= {row.sampler for row in rows}
 
 
@@ -112,6 +113,8 @@ def test_rows_that_share_a_model():
 
 
 def test_a_row_on_another_codec_and_backbone():
+    assert method("si-em@50").steps == 50 and method("si-em").steps is None
+    assert (method("edm@3/dcae-dit").steps, method("edm@3/dcae-dit").codec) == (3, "dcae")
     row = method("si-em/dcae-dit")
     assert (row.objective, row.sampler, row.codec, row.backbone) == ("interpolant", "si-em", "dcae", "dit")
     assert str(model_name(row, PRESET)) == "interpolant-dcae-dit"
@@ -131,6 +134,10 @@ def test_a_row_on_another_codec_and_backbone():
         ("si-em/dcae", "no backbone ''.*write METHOD/CODEC-BACKBONE"),
         ("persistence/dcae-dit", "has no choice of codec and backbone; leave out '/dcae-dit'"),
         ("fno/dcae-dit", "has no choice"),
+        ("si-em@0", "@0 is no number of steps; write METHOD@STEPS"),
+        ("si-em@many", "@many is no number of steps"),
+        ("fno@5", "method 'fno' has no choice of steps; leave out '@5'"),
+        ("deterministic-dressed@5", "has no choice of steps"),
         ("si-em/identity-fno", "the fno does not see noise"),
         ("si-em-state/identity-fno", "the fno does not see noise"),
     ],

@@ -1,9 +1,8 @@
-"""Pointwise scores: closed forms, grid weights, invariances, agreement with The Well."""
+"""Pointwise scores: closed forms, grid weights, invariances, correlation times, names."""
 
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from physinterp.metrics import METRICS, VERSION, definitions
-from physinterp.metrics.deterministic import bias, mae, nrmse, pearson, rmse, vrmse, vrmse_pooled
+from physinterp.errors import InputError
+from physinterp.metrics import DIAGNOSTICS, METRICS, VERSION, definitions, metric
+from physinterp.metrics.deterministic import acc, bias, correlation_time, linf, mae, nmae, nrmse, pearson, rmse, vrmse
 from physinterp.metrics.space import anomaly, grid_weights, space_mean
 
-SCORES = [rmse, nrmse, vrmse, mae, bias, pearson]
+SCORES = [rmse, nrmse, vrmse, mae, nmae, linf, bias, pearson]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -60,12 +60,13 @@ def test_closed_forms():
     u = v + error
     assert torch.allclose(rmse(u, v), torch.tensor(2.5, dtype=torch.float64).sqrt())
     assert torch.allclose(mae(u, v), torch.tensor(1.5, dtype=torch.float64))
+    assert torch.allclose(nmae(u, v), 1.5 / v.abs().mean((-2, -1)))
     assert torch.allclose(bias(u, v), torch.tensor(-0.5, dtype=torch.float64))
     assert torch.allclose(nrmse(u, v) ** 2, 2.5 / v.square().mean((-2, -1)))
     assert torch.allclose(vrmse(u, v) ** 2, 2.5 / v.var((-2, -1)))
 
 
-@pytest.mark.parametrize("score", [rmse, nrmse, vrmse, mae, bias, vrmse_pooled])
+@pytest.mark.parametrize("score", [rmse, nrmse, vrmse, mae, nmae, bias, linf])
 def test_equal_fields_score_zero(score):
     v = normal(2, 3, 8, 8)
     assert (score(v, v) == 0).all()
@@ -156,32 +157,7 @@ def test_pearson():
     assert float(pearson(u, v)[1, 1]) == pytest.approx(expected, rel=1e-12)
 
 
-def test_vrmse_agrees_with_the_well():
-    spatial = pytest.importorskip("the_well.benchmark.metrics.spatial")
-    scale = torch.tensor([1.0, 0.5, 5.0, 30.0]).reshape(4, 1, 1)
-    v = scale * (normal(2, 3, 4, 32, 16, dtype=torch.float32) + 2)
-    u = v + 0.3 * scale * normal(2, 3, 4, 32, 16, seed=1, dtype=torch.float32)
-    last = [x.double().movedim(-3, -1) for x in (u, v)]
-    meta = SimpleNamespace(n_spatial_dims=2)
-    torch.testing.assert_close(vrmse(u, v), spatial.VRMSE.eval(*last, meta), rtol=1e-6, atol=0)
-    torch.testing.assert_close(nrmse(u, v), spatial.NRMSE.eval(*last, meta), rtol=1e-6, atol=0)
-    torch.testing.assert_close(vrmse(u, v, eps=1e-7), spatial.VRMSE.eval(*last, meta), rtol=1e-12, atol=0)
-
-
-def test_vrmse_pooled():
-    scale = torch.tensor([1.0, 0.02, 5.0, 30.0]).reshape(4, 1, 1)
-    v = scale * (normal(2, 4, 16, 16) + 3)
-    u = v + 0.4 * scale * normal(2, 4, 16, 16, seed=1)
-    pooled = vrmse_pooled(u, v)
-    assert pooled.shape == ()
-    expected = math.sqrt(np.mean((u - v).numpy() ** 2) / (np.var(v.numpy(), ddof=1) + 1e-6))
-    assert float(pooled) == pytest.approx(expected, rel=1e-12)
-    assert float(pooled) < 0.6 * float(vrmse(u, v).mean())  # the variance between fields is in the denominator
-    with pytest.raises(ValueError, match="unweighted"):
-        vrmse_pooled(u, v, torch.ones(16))
-
-
-@pytest.mark.parametrize("score", [*SCORES, vrmse_pooled])
+@pytest.mark.parametrize("score", SCORES)
 def test_shape_error_shows_both(score):
     with pytest.raises(ValueError, match=r"\(2, 3, 8, 8\) and \(2, 3, 8, 9\)"):
         score(torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 9))
@@ -236,8 +212,109 @@ def test_translation_changes_nothing(seed, shift):
         torch.testing.assert_close(score(*moved), score(u, v), rtol=1e-10, atol=1e-10)
 
 
+def test_linf():
+    u, v = normal(2, 3, 6, 8, seed=1), normal(2, 3, 6, 8, seed=2)
+    assert float(linf(u, v)[1, 2]) == max(abs(float(u[1, 2, i, j] - v[1, 2, i, j])) for i in range(6) for j in range(8))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_acc_brute_force(centred):
+    u, v, c, (_, w) = normal(5, 2, 3, 4, seed=1), normal(5, 2, 3, 4, seed=2), normal(2, 3, 4, seed=3), chebyshev(4)
+    found = acc(u, v, w, climatology=c, centred=centred)
+    q = w.numpy() / 12
+    for n, k in np.ndindex(5, 2):
+        a, b = ((x[n, k] - c[k]).numpy() for x in (u, v))
+        if centred:
+            a, b = a - (q * a).sum(), b - (q * b).sum()
+        expected = (q * a * b).sum() / math.sqrt((q * a * a).sum() * (q * b * b).sum())
+        assert float(found[n, k]) == pytest.approx(expected, rel=1e-12)
+
+
+def test_acc_is_of_anomalies():
+    u, v, c = normal(5, 2, 6, 8, seed=1), normal(5, 2, 6, 8, seed=2), 100 * normal(2, 6, 8, seed=3)
+    torch.testing.assert_close(acc(u + c, v + c, climatology=c), acc(u, v, climatology=0.0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(acc(u, v, climatology=7.0, centred=True), pearson(u, v))
+    assert (acc(u + c, v + c, climatology=c) - acc(u + c, v + c, climatology=c, centred=True)).abs().max() > 1e-3
+    assert acc(c.expand(5, 2, 6, 8), v + c, climatology=c).isnan().all()  # climatology has no anomaly
+    with pytest.raises(InputError, match=r"\(5, 2, 6, 8\); found \(3, 2, 6, 8\)"):
+        acc(u, v, climatology=torch.zeros(3, 2, 6, 8))
+    with pytest.raises(InputError, match="climatology must broadcast"):
+        acc(u, v, climatology=torch.zeros(1, 5, 2, 6, 8))
+
+
+def rollout(correlations: list[float], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Forecast and truth (T, 1, 16, 16) of given correlations, exactly."""
+    v, z = normal(len(correlations), 1, 16, 16, seed=seed), normal(len(correlations), 1, 16, 16, seed=seed + 1)
+    v, z = (x - x.mean((-2, -1), keepdim=True) for x in (v, z))
+    z = z - v * (z * v).mean((-2, -1), keepdim=True) / v.square().mean((-2, -1), keepdim=True)
+    v, z = (x / x.square().mean((-2, -1), keepdim=True).sqrt() for x in (v, z))
+    r = torch.tensor(correlations, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    return r * v + (1 - r**2).sqrt() * z, v
+
+
+@pytest.mark.parametrize(
+    ("correlations", "time", "censored"),
+    [
+        ([0.95, 0.85, 0.75, 0.2], 2.5, False),
+        ([0.6, 0.5, 0.4, 0.3], 0.5, False),  # between the initial state, r = 1, and the first step
+        ([0.9, 0.9, 0.9, 0.9], 4, True),
+        ([0.9, 0.7, 0.95, 0.9], 1.5, False),  # a recovery does not count
+        ([0.9, 0.9, 0.9, -0.1], 3.1, False),
+    ],
+)
+def test_correlation_time(correlations, time, censored):
+    u, v = rollout(correlations)
+    found = correlation_time(u, v, dt=0.25)
+    assert float(found.time) == pytest.approx(0.25 * time, rel=1e-9)
+    assert found.censored.tolist() == [censored]
+
+
+def test_correlation_time_per_sample_and_field():
+    parts = [rollout([0.95, 0.85, 0.75]), rollout([0.6, 0.5, 0.4]), rollout([0.9, 0.9, 0.9])]
+    u, v = (torch.stack([p[k] for p in parts]).expand(3, 3, 2, 16, 16) for k in (0, 1))
+    found = correlation_time(u, v)
+    assert found.time.shape == found.censored.shape == (3, 2)
+    torch.testing.assert_close(found.time[:, 0], torch.tensor([2.5, 0.5, 3.0], dtype=torch.float64))
+    assert found.censored[:, 1].tolist() == [False, False, True]
+    earlier = correlation_time(u, v, threshold=0.92).time[:, 0]
+    torch.testing.assert_close(earlier, torch.tensor([1.3, 0.2, 0.8], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e200])
+def test_a_rollout_that_blows_up_is_decorrelated(bad):
+    u, v = rollout([0.9, 0.9, 0.9, 0.9])
+    u[2:] = bad
+    found = correlation_time(u, v)
+    assert float(found.time) == pytest.approx(2 + 0.1 / 0.9) and not found.censored.any()
+    u[0, 0, 3, 3] = math.nan
+    assert float(correlation_time(u, v).time) == pytest.approx(0.2)
+
+
+def test_correlation_time_of_an_unusable_truth():
+    u, v = rollout([0.9, 0.9, 0.5, 0.9])
+    v[1] = 1.0
+    assert correlation_time(u, v).time.isnan().all()
+    u[0] = math.nan
+    assert float(correlation_time(u, v).time) == pytest.approx(0.2)  # it had ended before
+    with pytest.raises(InputError, match="time axis"):
+        correlation_time(u[0], v[0])
+    with pytest.raises(InputError, match="threshold must be between 0 and 1"):
+        correlation_time(u, v, threshold=1.0)
+    with pytest.raises(InputError, match="dt positive"):
+        correlation_time(u, v, dt=0.0)
+    with pytest.raises(InputError, match=r"\(4, 1, 16, 16\) and \(3, 1, 16, 16\)"):
+        correlation_time(u, v[1:])
+
+
 def test_names_and_definitions():
-    assert set(definitions()) == set(METRICS)
-    assert all(name == function.__name__ for name, function in METRICS.items())
+    assert not set(METRICS) & set(DIAGNOSTICS)
+    assert set(definitions()) == set(METRICS) | set(DIAGNOSTICS)
+    assert all(name == function.__name__ for name, function in {**METRICS, **DIAGNOSTICS}.items())
     assert all(text.endswith(".") and "\n" not in text for text in definitions().values())
     assert VERSION == "1"
+
+
+def test_an_unknown_name_gets_the_near_ones():
+    assert metric("vrmse") is vrmse
+    with pytest.raises(InputError, match="no metric 'vmrse': did you mean 'vrmse'"):
+        metric("vmrse")

@@ -1,4 +1,4 @@
-"""Ensemble scores: closed forms, brute-force twins, oracles; bootstrap: coverage."""
+"""Ensemble scores: closed forms, brute-force twins, oracles."""
 
 from __future__ import annotations
 
@@ -11,22 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from physinterp.errors import InputError
 from physinterp.metrics import (
-    block_bootstrap,
-    bootstrap,
     crps,
+    energy_score,
     ensemble_mean_mse,
     ensemble_variance,
     mae,
-    mean,
-    paired_bootstrap,
     rank_histogram,
-    ratio_of_sqrt_means,
+    reliability,
+    rmse,
     spread_skill,
 )
-from physinterp.metrics.deterministic import rmse
 
-SCORES = [crps, ensemble_variance, ensemble_mean_mse]
+SCORES = [crps, energy_score, ensemble_variance, ensemble_mean_mse]
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -81,6 +79,34 @@ def test_crps_agrees_with_scoringrules(kind, estimator):
     np.testing.assert_allclose(crps(x, y, kind=kind), expected.mean((-2, -1)), rtol=1e-10)
 
 
+@pytest.mark.parametrize(("kind", "estimator"), [("fair", "fair"), ("standard", "nrg")])
+def test_energy_score_agrees_with_scoringrules(kind, estimator):
+    scoringrules = pytest.importorskip("scoringrules")
+    x, y = normal(7, 3, 2, 6, 8, seed=1), normal(3, 2, 6, 8, seed=2)
+    flat = x.flatten(-2).movedim(0, -2).numpy(), y.flatten(-2).numpy()
+    expected = scoringrules.es_ensemble(flat[1], flat[0], estimator=estimator, backend="numpy")
+    np.testing.assert_allclose(energy_score(x, y, kind=kind), expected / math.sqrt(48), rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["fair", "standard"])
+def test_energy_score_brute_force(kind):
+    x, y, w = normal(4, 2, 3, 4, seed=1), normal(2, 3, 4, seed=2), uneven(4)
+
+    def distance(a: Tensor, b: Tensor) -> float:
+        return math.sqrt(sum(float(w[j] * (a[i, j] - b[i, j]) ** 2) for i in range(3) for j in range(4)) / 12)
+
+    for c in range(2):
+        error = np.mean([distance(x[m, c], y[c]) for m in range(4)])
+        pairs = sum(distance(x[m, c], x[n, c]) for m in range(4) for n in range(4)) / (12 if kind == "fair" else 16)
+        assert float(energy_score(x, y, w, kind=kind)[c]) == pytest.approx(error - pairs / 2, rel=1e-12)
+
+
+def test_energy_score_on_one_point_is_the_crps():
+    x, y = normal(6, 3, 2, 1, 1, seed=1), normal(3, 2, 1, 1, seed=2)
+    for kind in ("fair", "standard"):
+        torch.testing.assert_close(energy_score(x, y, kind=kind), crps(x, y, kind=kind))
+
+
 def test_crps_of_a_gaussian():
     mu, sigma = 0.3, 1.7
     y = normal(1, 4, 4, seed=3)
@@ -104,9 +130,11 @@ def test_fair_crps_does_not_depend_on_the_number_of_members():
 def test_one_member(kind):
     x, y, w = normal(1, 3, 2, 6, 8, seed=1), normal(3, 2, 6, 8, seed=2), uneven(8)
     torch.testing.assert_close(crps(x, y, w, kind=kind), mae(x[0], y, w))
+    torch.testing.assert_close(energy_score(x, y, w, kind=kind), rmse(x[0], y, w))
     torch.testing.assert_close(ensemble_mean_mse(x, y, w).sqrt(), rmse(x[0], y, w))
-    assert torch.isnan(ensemble_variance(x, y)).all()
-    assert torch.isnan(spread_skill(x, y)).all()
+    for score in (ensemble_variance, spread_skill):
+        with pytest.raises(InputError, match="at least 2 members; found 1"):
+            score(x, y)
 
 
 def test_equal_members():
@@ -116,6 +144,7 @@ def test_equal_members():
     assert (spread_skill(x, y) == 0).all()
     for kind in ("fair", "standard"):
         torch.testing.assert_close(crps(x, y, kind=kind), mae(x[0], y))
+        torch.testing.assert_close(energy_score(x, y, kind=kind), rmse(x[0], y))
 
 
 def test_variance_and_mse():
@@ -178,9 +207,10 @@ def test_shape_errors_show_both(score):
         score(torch.zeros(0, 2, 8, 8), torch.zeros(2, 8, 8))
 
 
-def test_unknown_kind():
-    with pytest.raises(ValueError, match="'fair' or 'standard'"):
-        crps(torch.zeros(2, 1, 4, 4), torch.zeros(1, 4, 4), kind="pwm")
+@pytest.mark.parametrize("score", [crps, energy_score])
+def test_unknown_kind(score):
+    with pytest.raises(InputError, match="'fair' or 'standard'; found 'pwm'"):
+        score(torch.zeros(2, 1, 4, 4), torch.zeros(1, 4, 4), kind="pwm")
 
 
 def test_float32_input_is_accumulated_in_float64():
@@ -206,90 +236,43 @@ def test_crps_is_homogeneous_and_exchangeable(seed, factor, offset, kind):
     torch.testing.assert_close(crps(x.roll(2, -1), y.roll(2, -1), kind=kind), crps(x, y, kind=kind), rtol=1e-12, atol=0)
 
 
-def covered(draw, truth: float, repeats: int = 400, **options) -> float:
-    rng = np.random.default_rng(1)
-    inside = 0
-    for _ in range(repeats):
-        low, high = block_bootstrap(draw(rng), samples=400, **options)
-        inside += bool(low <= truth <= high)
-    return inside / repeats
+def test_reliability_brute_force():
+    x, y, w = normal(3, 5, 2, 3, 4, seed=1), normal(5, 2, 3, 4, seed=2), uneven(4)
+    found = reliability(x, y, w, threshold=0.2, bins=4)
+    for c in range(2):
+        rows = [
+            (sum(float(x[m, n, c, i, j]) > 0.2 for m in range(3)), float(y[n, c, i, j]) > 0.2, float(w[j]))
+            for n in range(5) for i in range(3) for j in range(4)
+        ]  # fmt: skip
+        for b in range(4):  # M + 1 bins: one for each count
+            inside = [(event, weight) for count, event, weight in rows if count == b]
+            total = sum(weight for _, weight in inside)
+            assert float(found.share[c, b]) == pytest.approx(total / 60, rel=1e-12)
+            assert float(found.forecast[c, b]) == pytest.approx(b / 3, rel=1e-12)
+            assert float(found.observed[c, b]) == pytest.approx(sum(e * q for e, q in inside) / total, rel=1e-12)
 
 
-@pytest.mark.parametrize("number", [5, 10, 40])
-def test_coverage_of_independent_rows(number):
-    assert 0.90 <= covered(lambda rng: rng.normal(2.0, 3.0, number), 2.0) <= 0.98
+def test_reliability_of_known_probabilities():
+    p = torch.rand(20, 1, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draw = torch.rand(101, *p.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x, y = (draw[1:] < p).double(), (draw[0] < p).double()
+    found = reliability(x, y, threshold=0.5)
+    assert found.observed.shape == (1, 10) and found.edges.tolist() == pytest.approx(np.linspace(0, 1, 11))
+    torch.testing.assert_close(found.share.sum(-1), torch.ones(1, dtype=torch.float64))
+    torch.testing.assert_close(found.observed, found.forecast, rtol=0, atol=0.04)
+    certain = reliability(y[None], y, threshold=0.5)
+    assert certain.observed[0, [0, -1]].tolist() == [0, 1] and certain.observed[0, 1:-1].isnan().all()
+    assert (certain.share[0, 1:-1] == 0).all()
 
 
-@pytest.mark.parametrize("blocks", [5, 20])
-def test_coverage_of_blocked_rows(blocks):
-    labels = np.repeat(np.arange(blocks), 8)
-
-    def draw(rng: np.random.Generator) -> np.ndarray:
-        return np.repeat(rng.normal(size=blocks), 8) + 0.3 * rng.normal(size=8 * blocks)
-
-    assert 0.90 <= covered(draw, 0.0, blocks=labels) <= 0.98
-    assert covered(draw, 0.0) < 0.7  # single rows pretend to be independent
-
-
-def test_coverage_of_a_ratio():
-    def draw(rng: np.random.Generator) -> np.ndarray:
-        return np.stack([rng.gamma(4.0, 1.0, 20), rng.gamma(4.0, 4.0, 20)], axis=-1)
-
-    assert 0.90 <= covered(draw, 0.5, statistic=ratio_of_sqrt_means) <= 0.98
-
-
-def test_vectorised_statistics_equal_the_loop():
-    rng = np.random.default_rng(0)
-    rows, labels = rng.gamma(2.0, size=(30, 3, 2)), rng.choice(list("abcdef"), 30)
-    for statistic in (mean, ratio_of_sqrt_means):
-        fast = block_bootstrap(rows, statistic, labels, samples=100, seed=3)
-        slow = block_bootstrap(rows, lambda x, f=statistic: f(x), labels, samples=100, seed=3)
-        np.testing.assert_allclose(fast, slow, rtol=1e-12)
-    assert fast[0].shape == (3,)
-    median = block_bootstrap(rows, lambda x: np.median(x, axis=0), labels, samples=100)
-    assert (median[0] < median[1]).all()
-
-
-def test_paired_interval_is_shorter():
-    rng = np.random.default_rng(0)
-    hard = 5 * rng.normal(size=60)
-    a, b = hard + 0.3 + 0.1 * rng.normal(size=60), hard + 0.1 * rng.normal(size=60)
-    low, high = paired_bootstrap(a, b)
-    assert 0.2 < low < 0.3 < high < 0.4
-    apart = [block_bootstrap(x) for x in (a, b)]
-    assert apart[0][0] < apart[1][1]  # apart, the intervals overlap
-    np.testing.assert_allclose(paired_bootstrap(b, a), (-high, -low), rtol=1e-9)
-    assert paired_bootstrap(a, a) == (0.0, 0.0)
-
-
-def test_bootstrap_is_reproducible_and_widens_with_the_level():
-    rows = np.random.default_rng(0).normal(size=25)
-    assert block_bootstrap(rows, seed=4) == block_bootstrap(rows, seed=4)
-    assert block_bootstrap(rows, seed=4) != block_bootstrap(rows, seed=5)
-    assert block_bootstrap(rows, level=0.99)[0] < block_bootstrap(rows, level=0.8)[0]
-
-
-def test_percentiles_are_expanded():
-    replicates = np.arange(10001.0)
-    low, high = bootstrap._interval(replicates, np.arange(10), 0.95)
-    assert low == pytest.approx(85.5, abs=1)  # Phi(-2.262 sqrt(10 / 9)) = 0.00855, not 0.025
-    assert high == pytest.approx(10000 - low)
-
-
-def test_bootstrap_borders():
-    rows = np.arange(12.0).reshape(6, 2)
-    for low_high in (block_bootstrap(rows, blocks=["a"] * 6), paired_bootstrap(rows, rows, blocks=["a"] * 6)):
-        assert np.isnan(low_high).all()
-        assert low_high[0].shape == (2,)
-    assert np.isnan(block_bootstrap([1.0])).all()
-    assert block_bootstrap([1.0, 4.0, 2.0]) == (1.0, 4.0)  # few blocks: no wider than their range
-    rows[0, 0] = np.nan
-    assert np.isnan(block_bootstrap(rows)[0]).tolist() == [True, False]
-    with pytest.raises(ValueError, match="one label per row"):
-        block_bootstrap(rows, blocks=[1, 2])
-    with pytest.raises(ValueError, match="at least one row"):
-        block_bootstrap([])
-    with pytest.raises(ValueError, match="level"):
-        block_bootstrap(rows, level=95)
-    with pytest.raises(ValueError, match=r"\(6, 2\) and \(5, 2\)"):
-        paired_bootstrap(rows, rows[1:])
+def test_reliability_axes_and_borders():
+    x, y = normal(4, 3, 5, 2, 4, 4, seed=1), normal(3, 5, 2, 4, 4, seed=2)
+    assert reliability(x, y, threshold=0.0, over=()).observed.shape == (3, 5, 2, 10)
+    assert reliability(x, y, threshold=torch.zeros(2, 1, 1), over=(1,)).share.shape == (3, 2, 10)
+    x[0, 1, 2, 1, 0, 0] = math.nan
+    lost = reliability(x, y, threshold=0.0, over=()).share.isnan().any(-1)
+    assert lost[1, 2, 1] and lost.sum() == 1
+    with pytest.raises(InputError, match="at least one bin"):
+        reliability(x, y, threshold=0.0, bins=0)
+    with pytest.raises(InputError, match="leading axes"):
+        reliability(x, y, threshold=0.0, over=(2,))

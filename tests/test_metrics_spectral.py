@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from physinterp.metrics import BANDS, log_spectral_distance, power_spectrum, srmse, srmse_pred
+from physinterp.errors import InputError
+from physinterp.metrics import BANDS, coherence, log_spectral_distance, power_spectrum, spectral_scores, srmse
 from physinterp.metrics.spectral import FLOOR, bands
 
 GRIDS = [
@@ -125,13 +125,13 @@ def test_one_space_axis():
     torch.testing.assert_close(spectrum.power, torch.fft.rfft(x, norm="forward").abs().square())
 
 
-@pytest.mark.parametrize("score", [srmse, log_spectral_distance])
+@pytest.mark.parametrize("score", [srmse, log_spectral_distance, coherence])
 def test_band_scores_have_a_band_axis(score):
     u, v = normal(2, 3, 4, 16, 16, seed=1), normal(2, 3, 4, 16, 16, seed=2)
     whole = score(u, v)
     assert whole.shape == (2, 3, 4, len(BANDS))
     torch.testing.assert_close(whole[1, 2, 3], score(u[1, 2, 3:], v[1, 2, 3:])[0], rtol=1e-12, atol=0)
-    assert (score(v, v) == 0).all()
+    torch.testing.assert_close(score(v, v), torch.full_like(whole, float(score is coherence)), rtol=0, atol=1e-14)
     assert whole.dtype == torch.float64
 
 
@@ -161,6 +161,68 @@ def test_scores_brute_force(axes, eps):
             for s in (0, 1):
                 expected = math.sqrt(np.mean([pair[s] for pair in inside[band]]))
                 assert float(found[s][c, b]) == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize("axes", [(-2, -1), (-2,)])
+def test_coherence_brute_force(axes, phases):
+    u, v, w = normal(2, 16, 12, seed=1), 3 * normal(2, 16, 12, seed=2) + 5, uneven(12)
+    weights = w if axes == (-2,) else None
+    found = coherence(u, v, weights, axes=axes, spacing=0.5, phases=phases)
+    spectrum = power_spectrum(v, weights, axes=axes, spacing=0.5)
+    lowest, a, b = float(spectrum.k[1]), *(np.fft.fftn(x.numpy(), axes=axes, norm="forward") for x in (u, v))
+    sizes = [(16 if axis == -2 else 12) for axis in axes]
+    waves = np.meshgrid(*[2 * np.pi * np.fft.fftfreq(n, 0.5) for n in sizes], indexing="ij")
+    shell = np.floor(np.sqrt(sum(k**2 for k in waves)) / lowest + 0.5).astype(int)
+    for c in range(2):
+        ratio = []
+        for n in range(1, shell.max() + 1):
+            sums = np.zeros(3)
+            for index in zip(*np.nonzero(shell == n), strict=True):
+                for j in range(12) if weights is not None else [None]:
+                    at = (c, *index) if j is None else (c, *index, j)
+                    f, g, q = a[at], b[at], 1.0 if j is None else float(w[j])
+                    cross = (f * g.conjugate()).real if phases else abs(f * g.conjugate())
+                    sums += q * np.array([cross, abs(f) ** 2, abs(g) ** 2])
+            ratio.append(sums[0] / math.sqrt(sums[1] * sums[2]))
+        assert float(found[c, 3]) == pytest.approx(np.mean(ratio), rel=1e-9)
+
+
+def test_coherence_and_phases():
+    v = normal(2, 1, 64, 64)
+    other, moved = normal(2, 1, 64, 64, seed=5), v.roll((3, 11), (-2, -1))
+    torch.testing.assert_close(coherence(moved, v), torch.ones(2, 1, 4, dtype=torch.float64))  # phases do not count
+    assert (coherence(moved, v, phases=True)[..., 2] < 0.1).all()
+    torch.testing.assert_close(coherence(-2 * v, v, phases=True), -torch.ones(2, 1, 4, dtype=torch.float64))
+    assert coherence(other, v)[..., 2].tolist() == pytest.approx(np.full((2, 1), math.pi / 4), abs=0.02)
+    assert coherence(other, v, phases=True)[..., 2].abs().max() < 0.05
+    low = torch.fft.irfft2(torch.fft.rfft2(v)[..., :4], s=(64, 64))  # small scales lost along y
+    assert coherence(low, v, phases=True)[0, 0, 0] > 0.9 > coherence(low, v, phases=True)[0, 0, 2]
+
+
+def test_spectral_scores_of_spectra_at_hand():
+    u, v = normal(2, 3, 16, 16, seed=1), normal(2, 3, 16, 16, seed=2)
+    scores = spectral_scores(power_spectrum(u), power_spectrum(v))
+    assert torch.equal(scores["srmse"], srmse(u, v))
+    assert torch.equal(scores["log_spectral_distance"], log_spectral_distance(u, v))
+
+
+def test_the_order_of_the_axes_does_not_matter():
+    x = normal(2, 16, 12)
+    one, other = power_spectrum(x, spacing=(0.5, 0.25)), power_spectrum(x, axes=(-1, -2), spacing=(0.25, 0.5))
+    assert torch.equal(one.k, other.k) and torch.equal(one.counts, other.counts)
+    torch.testing.assert_close(one.power, other.power, rtol=1e-12, atol=0)
+
+
+def test_window():
+    noise = power_spectrum(normal(200, 1, 16, 16), window="hann").power.mean((0, 1)) * 256
+    torch.testing.assert_close(noise[3:9], torch.ones_like(noise[3:9]), rtol=0.1, atol=0)
+    ramp = torch.linspace(0, 1, 128, dtype=torch.float64)[None] + 100
+    plain, tapered = (power_spectrum(ramp, axes=(-1,), space=1, window=w) for w in (None, "hann"))
+    assert float(tapered.energy[0, 20:].sum() / plain.energy[0, 20:].sum()) < 1e-4  # the jump between the ends leaks
+    assert float(tapered.energy[0, 0]) < 1e-20
+    wave = torch.sin(2 * math.pi * 10.5 * torch.arange(128, dtype=torch.float64) / 128)[None]
+    assert float(power_spectrum(wave, axes=(-1,), space=1, window="hann").energy.sum()) == pytest.approx(0.5, rel=0.01)
 
 
 def test_missing_and_surplus_energy():
@@ -232,54 +294,8 @@ def test_border_errors():
     for spacing in [(1.0, 2.0, 3.0), 0.0, (-1.0, 1.0), math.nan]:
         with pytest.raises(ValueError, match="spacing"):
             power_spectrum(x, spacing=spacing)
-    with pytest.raises(ValueError, match="unweighted"):
-        srmse_pred(x, x, torch.ones(8))
-
-
-def twin_of_srmse_pred(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """The definition in float64 loops, for square grids whose edges do not suffer from float32."""
-    size = u.shape[-1]
-    f = np.fft.fftfreq(size)
-    radius = np.hypot(f[:, None], f[None, :])
-    edges = np.linspace(0, radius.max(), math.floor(math.sqrt(2) * size / 2) + 1)
-    k = edges[1:]
-    limits = k[0] * (0.5 / k[0]) ** (np.arange(4) / 3)
-    fields = []
-    for c in range(u.shape[1]):
-        spectra = []
-        for x in (u, v):
-            p = (abs(np.fft.fft2(x[:, c], norm="ortho")) ** 2).mean(0)
-            bins = [p[(low < radius - 1e-7) & (radius <= high + 1e-7)] for low, high in zip(edges, k, strict=False)]
-            spectra.append(np.array([b.mean() if b.size else 0.0 for b in bins]))
-        square = (1 - (spectra[1] + 1e-6) / (spectra[0] + 1e-6)) ** 2
-        masks = [(a - 1e-7 <= k) & (k <= b + 1e-7) for a, b in pairwise(limits)]
-        masks.append(k >= 0.5 - 1e-7)
-        fields.append([math.sqrt(square[mask].mean()) for mask in masks])
-    return np.mean(fields, axis=0)
-
-
-@pytest.mark.parametrize("size", [32, 64, 128])
-def test_srmse_pred_brute_force(size):
-    u, v = normal(3, 2, size, size, seed=1), normal(3, 2, size, size, seed=2)
-    found = srmse_pred(u, v)
-    assert found.shape == (4,)
-    np.testing.assert_allclose(found, twin_of_srmse_pred(u.numpy(), v.numpy()), rtol=1e-9)
-    torch.testing.assert_close(srmse_pred(u[:, None], v[:, None]), found)  # all leading axes are the batch
-
-
-def test_srmse_pred_has_the_other_direction():
-    v = normal(2, 1, 32, 32)
-    assert (srmse_pred(torch.zeros_like(v), v) > 1e4).all()
-    assert (srmse_pred(1e3 * v, v) < 1.001).all()
-    assert torch.isfinite(srmse_pred(v[0], v[0])).all()  # no leading axis at all
-
-
-def test_srmse_pred_keeps_the_float32_edges():
-    base = normal(1, 1, 48, 48)
-    x, _ = periodic(48, 48, 1.0, 1.0)
-    changed = base + 3 * torch.sin(2 * math.pi * x)  # in the first bin alone
-    assert float(srmse_pred(changed, base)[0]) == 0  # which drops out of low at this size
-    assert float(srmse(changed, base)[0, 0, 0]) > 0
+    with pytest.raises(InputError, match="window must be None or 'hann'"):
+        power_spectrum(x, window="hamming")
 
 
 @settings(max_examples=20, deadline=None)

@@ -278,7 +278,7 @@ def check_the_law(model: Model, sampler: Sampler) -> None:
     """Moments of x1 per channel within the error of 4000 samples and of the sampler."""
     x0, generator = torch.full((4000, C, 1, 1), 0.7), torch.Generator().manual_seed(5)
     with torch.no_grad():
-        x1 = model.advance(x0, Conditioning(), sampler, lambda k: torch.randn(x0.shape, generator=generator))
+        x1 = model.advance(x0, Conditioning(), sampler, lambda k: model.colour(torch.randn(x0.shape, generator=generator)))
     assert ((x1 - x0).mean(0).flatten() / SCALE).tolist() == pytest.approx([MEAN] * C, abs=0.06)
     assert ((x1 - x0).var(0).flatten() / SCALE**2).tolist() == pytest.approx([VARIANCE] * C, rel=0.15)
 

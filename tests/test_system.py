@@ -23,6 +23,9 @@ def test_cards_load_and_round_trip(name):
     assert System.model_validate_json(system.model_dump_json()) == system
     assert load_system(DATASETS / name) == load_system(DATASETS / name / "card.yaml") == system
     assert len((DATASETS / name / "README.md").read_text().splitlines()) < 80
+    if system.data:  # statistics of what is downloaded are computed where it is
+        assert not (DATASETS / name / "stats.yaml").exists()
+        return
     stats = yaml.safe_load((DATASETS / name / "stats.yaml").read_text())
     assert set(stats) == {"mean", "std", "rms", "mean_delta", "std_delta", "rms_delta"}
 
@@ -82,6 +85,32 @@ def test_splits_that_share_seeds_are_refused(tmp_path):
     (tmp_path / "card.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(InputError, match="'train' and 'valid' share seeds"):
         load_system(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"end": "2018-06-01"}, "splits 'train' and 'valid' share dates: start 'valid' some days after 2018-06-01"),
+        ({"end": "1978-01-01"}, "the end 1978-01-01 is before the start 1979-01-01"),
+        ({"end": None}, "either trajectories and seed, or start and end"),
+        ({"seed": 3}, "either trajectories and seed, or start and end"),
+        ({"start": "soon"}, "key 'splits.train.start'"),
+    ],
+)
+def test_splits_by_date(tmp_path, change, message):
+    values = yaml.safe_load((DATASETS / "era5" / "card.yaml").read_text())
+    values["splits"]["train"] |= change
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=message):
+        load_system(tmp_path)
+
+
+def test_a_field_with_levels_is_a_field_per_level():
+    entry = {"name": "z", "levels": [50, 500], "units": "m2 s-2", "long_name": "geopotential", "aliases": ["geopotential"]}
+    values = load_system("era5").model_dump() | {"fields": [entry]}
+    first, second = System.model_validate(values).fields
+    assert (first.name, first.level, second.name, second.level) == ("z50", 50, "z500", 500)
+    assert second.aliases == ("geopotential",) and second.long_name == "geopotential at 500 hPa"
 
 
 def test_parameters_are_standardised_by_their_range():

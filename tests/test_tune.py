@@ -20,11 +20,12 @@ from physinterp import tune
 from physinterp.autoencoder import Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.calibration import Covariance
-from physinterp.emulator import Emulator
+from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName
-from physinterp.tune import TEMPERATURES, Setting, Validation, calibrate, calibrated
+from physinterp.samplers import Sampler
+from physinterp.tune import TEMPERATURES, Setting, Unusable, Validation, calibrate, calibrated
 from physinterp.types import Conditioning
 
 LEADS = 6
@@ -115,7 +116,7 @@ def test_the_temperature_is_bounded(error, expected):
 def test_a_spread_that_is_none(monkeypatch, first):
     validation = Known(0.3, 0.3, 0.0)
     monkeypatch.setattr(validation, "spread_skill", lambda setting, leads, members: [first] * leads)
-    with pytest.raises(InputError, match=f"si-em cannot be calibrated: spread over skill is {first} at the first lead"):
+    with pytest.raises(Unusable, match=f"si-em cannot be calibrated: spread over skill is {first} at the first lead"):
         calibrate(validation, Setting("si-em", 2))
 
 
@@ -131,7 +132,7 @@ def test_rollouts_that_are_lost(monkeypatch):
     setting, measured = calibrate(validation, Setting("si-em", 2))
     assert setting.correlation == 0.5 and measured["spread_skill"].keys() == {"0.0", "0.5"}
     lost(*CANDIDATES)
-    with pytest.raises(InputError, match="si-em cannot be calibrated: its rollouts on the validation split are not finite"):
+    with pytest.raises(Unusable, match="si-em cannot be calibrated: its rollouts on the validation split are not finite"):
         calibrate(validation, Setting("si-em", 2))
 
 
@@ -157,7 +158,7 @@ def walks(error: float, rho: float, samples: int = 4, frames: int = 2 * LEADS + 
         e = rho * e + math.sqrt(1 - rho**2 if steps else 1) * rng.standard_normal(e.shape)
         steps.append(error * e)
     u = np.repeat(np.cumsum(steps, 0), 2, axis=0)[:frames].swapaxes(0, 1).astype(np.float32)
-    coords = {**KOLMOGOROV.grid.coords, "time": 0.1 * np.arange(frames), "trajectory": ("sample", list("abcd")[:samples])}
+    coords = {**KOLMOGOROV.grid.coords, "time": 0.25 * np.arange(frames), "trajectory": ("sample", list("abcd")[:samples])}
     return xr.Dataset({"vorticity": (("sample", "time", *KOLMOGOROV.grid.names), u)}, coords=coords)
 
 
@@ -168,12 +169,16 @@ def on(ds: xr.Dataset, sigma: float = 0.25, backbone: nn.Module | None = None, f
     model = Deterministic(backbone or Nothing(), torch.ones(1), covariance)
     stack = FieldStack(KOLMOGOROV.fields, KOLMOGOROV.grid, statistics(KOLMOGOROV))
 
-    def emulator(codec: Identity, stepper: nn.Module, correlation: float) -> Emulator:
-        return Emulator(KOLMOGOROV, stack, codec, stepper, 0.2, 8, correlation=correlation)
+    def emulator(codec: Identity, stepper: nn.Module, correlation: float = 0.0) -> Emulator:
+        return Emulator(KOLMOGOROV, stack, codec, stepper, 0.5, 8, correlation=correlation)
+
+    def sampled(name: ModelName, sampler: Sampler, correlation: float) -> Emulator:
+        return emulator(Identity(1), SampledStepper(model, sampler), correlation)
 
     runs = SimpleNamespace(
-        stride=2, preset=PRESET, open={"valid": ds}.__getitem__, codec=lambda name: Identity(1), model=lambda name: model,
-        emulator=emulator, weights=lambda name: "a", folder=lambda name: folder / name if folder else None,
+        system=KOLMOGOROV, stack=stack, stride=2, preset=PRESET, open={"valid": ds}.__getitem__, emulator=emulator,
+        sampled=sampled, codec=lambda name: Identity(1), model=lambda name: model, weights=lambda name: "a",
+        folder=lambda name: folder / name if folder else None,
     )  # fmt: skip
     return Validation(runs, ModelName("deterministic", "identity", "unet"), ("vorticity",), LEADS)
 
@@ -199,9 +204,14 @@ def test_leads_are_cut_where_the_trajectories_are_short():
     assert on(walks(0.5, 0.0, frames=9)).leads == 4
 
 
+def test_a_forecast_without_error_or_spread():
+    with pytest.raises(Unusable, match="si-cal cannot be calibrated: spread over skill is nan at the first lead"):
+        calibrate(on(walks(0.0, 0.0), sigma=0.0), DRESSED)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_model_that_cannot_be_used(value):
-    with pytest.raises(InputError, match="si-cal cannot be calibrated: spread over skill is nan at the first lead"):
+    with pytest.raises(Unusable, match="si-cal cannot be calibrated: spread over skill is nan at the first lead"):
         calibrate(on(walks(0.5, 0.0), backbone=Nothing(value)), DRESSED)
 
 

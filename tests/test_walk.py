@@ -6,7 +6,9 @@ import itertools
 import json
 import random
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +24,7 @@ from physinterp.methods import BACKBONES, CODECS, OBJECTIVES, Method, ModelName,
 from physinterp.runs import Runs
 from physinterp.samplers import SAMPLERS
 from physinterp.system import load_system
-from physinterp.tune import CHOSEN_BY, FACTORS, SCORES, WALK, Setting, Trial, Validation
+from physinterp.tune import CHOSEN_BY, FACTORS, SCORES, WALK, Setting, Trial, Unusable, Validation
 from physinterp.types import Conditioning
 
 NAME = ModelName("interpolant", "identity", "unet")
@@ -89,6 +91,7 @@ def stub(objective: str) -> SimpleNamespace:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_walk(objective, monkeypatch):
     """In the order of WALK: a deterministic sampler once with one member, the others at parts of their temperature."""
+    tried = list(tune.settings(objective))
     measured: list[tuple[str, int]] = []
 
     def calibrated(validation: object, sampler: str, steps: int) -> Setting:
@@ -96,17 +99,90 @@ def test_the_walk(objective, monkeypatch):
         return Setting(sampler, steps, temperature=1.234 + steps, correlation=0.5)
 
     monkeypatch.setattr(tune, "calibrated", calibrated)
-    monkeypatch.setattr(tune, "trial", lambda validation, setting, members: (setting, members))
+    monkeypatch.setattr(tune, "cost", lambda validation, tried: {which: k for k, which in enumerate(tried)})
+    monkeypatch.setattr(tune, "trial", lambda validation, *rest: rest)
     expected = []
-    for sampler, steps in tune.settings(objective):
+    for k, (sampler, steps) in enumerate(tried):
         if SAMPLERS[sampler].deterministic:
-            expected.append((Setting(sampler, steps), 1))
+            expected.append((Setting(sampler, steps), 1, k))
         else:
             settings = (Setting(sampler, steps, round((1.234 + steps) * f, 3), 0.5) for f in FACTORS)
-            expected += [(setting, 6) for setting in settings]
-    assert list(tune.walk(stub(objective), members=6)) == expected
-    assert measured == [s for s in tune.settings(objective) if not SAMPLERS[s[0]].deterministic]
+            expected += [(setting, 6, k) for setting in settings]
+    assert tune.walk(stub(objective), members=6) == (expected, {})
+    assert measured == [s for s in tried if not SAMPLERS[s[0]].deterministic]
     assert FACTORS[-1] == 1.0  # the calibrated setting itself is among them
+
+
+@pytest.fixture
+def unusable(monkeypatch) -> Callable[..., None]:
+    """Lets some samplers fail in the calibration."""
+    monkeypatch.setattr(tune, "cost", lambda validation, tried: dict.fromkeys(tried, 1.0))
+    monkeypatch.setattr(tune, "trial", lambda validation, setting, members, seconds: setting.sampler)
+
+    def fail(error: Exception, *samplers: str) -> None:
+        def calibrated(validation: object, sampler: str, steps: int) -> Setting:
+            if sampler in samplers:
+                raise error
+            return Setting(sampler, steps)
+
+        monkeypatch.setattr(tune, "calibrated", calibrated)
+
+    return fail
+
+
+def test_the_walk_goes_on_without_what_cannot_be_calibrated(unusable, caplog):
+    unusable(Unusable("no spread"), "ddim", "tsm")
+    trials, left_out = tune.walk(stub("ddpm"))
+    assert trials == ["ddpm"] * 2 * len(FACTORS)
+    assert left_out == dict.fromkeys(("ddim@2", "ddim@5", "ddim@10", "tsm@5"), "no spread")
+    warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warnings == [f"ddpm-identity-unet: {which} is left out: no spread" for which in left_out]
+
+
+def test_nothing_is_left_of_the_walk(unusable):
+    unusable(Unusable("no spread"), "ddpm", "ddim", "tsm")
+    with pytest.raises(InputError, match=r"no sampler of ddpm-identity-unet can be used, 6 were tried: .* train it again"):
+        tune.walk(stub("ddpm"))
+
+
+def test_another_error_ends_the_walk(unusable):
+    """Such as a damaged file or a full disk."""
+    unusable(InputError("damaged"), "ddim")
+    with pytest.raises(InputError, match="damaged"):
+        tune.walk(stub("ddpm"))
+
+
+def test_progress(unusable, caplog):
+    unusable(Unusable("no spread"), "tsm")
+    caplog.set_level("INFO", "physinterp")
+    tune.walk(stub("ddpm"))
+    lines = [r.getMessage() for r in caplog.records if "trying" in r.getMessage()]
+    assert lines == [
+        f"ddpm-identity-unet: trying {which}, {k} of 6"
+        for k, which in enumerate(("ddpm@5", "ddpm@10", "ddim@2", "ddim@5", "ddim@10", "tsm@5"), 1)
+    ]
+
+
+def test_samplers_take_turns_in_their_timing(monkeypatch):
+    """By a clock that only they move: the first round warms up, of the others the shortest counts."""
+    clock, order = [0.0], []
+    turns = {"si-e": [1.0, 8.0, 4.0, 8.0], "si-em": [50.0, 2.0, 30.0, 12.0]}
+
+    def states(name: str, x: object, parameters: object, steps: int, members: int) -> Iterator[None]:
+        assert members == 4
+        for seconds in turns[name][:steps]:
+            order.append(name)
+            clock[0] += seconds
+            yield
+
+    def emulator(setting: Setting) -> SimpleNamespace:
+        return SimpleNamespace(states=partial(states, setting.sampler), micro_batch=4)
+
+    monkeypatch.setattr(tune.time, "perf_counter", lambda: clock[0])
+    validation = SimpleNamespace(initial=lambda n: (None, None), emulator=emulator)
+    tried = [("si-e", 2), ("si-em", 5)]
+    assert tune.cost(validation, tried, rounds=3) == {("si-e", 2): 1.0, ("si-em", 5): 0.5}
+    assert order == ["si-e", "si-em"] * 4
 
 
 # what is best ------------------------------------------------------------------------------------------------------
@@ -255,7 +331,7 @@ def test_leads_are_cut_where_trajectories_end(folder):
 def test_states_of_the_questions(folder):
     validation = Validation.of(folder, leads=3)
     stack, x0 = validation.runs.stack, validation.runs.stack.pack(validation.cases.initial)
-    for states, rows in ((1, [0]), (2, [0, 3]), (4, [0, 1, 2, 3]), (100, [0, 1, 2, 3])):
+    for states, rows in ((1, [0]), (2, [0, 3]), (4, [0, 1, 2, 3]), (7, [0, 0, 1, 2, 2, 2, 3])):
         x, parameters = validation.initial(states)
         assert torch.equal(x, x0[rows]) and parameters.shape == (len(rows), 0)
         truth = validation.truth(states)
@@ -267,26 +343,43 @@ def test_states_of_the_questions(folder):
 def test_scores_of_a_trial(folder):
     """Against the members of the same forecast, scored one by one."""
     validation, setting = Validation.of(folder, leads=2), Setting("si-em", 2, 0.7, 0.5)
-    found = tune.trial(validation, setting, members=3)
+    found = tune.trial(validation, setting, members=3, seconds=0.25)
     forecast = validation.emulator(setting).forecast(validation.cases.initial, 2, members=3, seed=1)
     u = torch.from_numpy(forecast.vorticity.transpose("member", "sample", "lead_time", "x", "y").values)[:, :, :, None]
     v = torch.from_numpy(validation.cases.truth.vorticity.values)[:, :, None]
     std = validation.runs.stack.statistics.std[0]
     each = v.expand_as(u)
-    assert found.setting == setting and found.seconds > 0
+    assert found.setting == setting and found.seconds == 0.25
     assert found.vrmse == pytest.approx(float(metrics.vrmse(u, each).mean()), rel=1e-4)
     assert found.crps == pytest.approx(float(metrics.crps(u, v).mean()) / std, rel=1e-4)
     spacing = validation.grid.axes[0].spacing
-    assert found.srmse == pytest.approx(float(metrics.srmse(u, each, spacing=spacing)[..., -1].mean()), rel=1e-3)
+    assert found.srmse == pytest.approx(float(metrics.srmse(u, each, spacing=spacing)[..., :2].mean()), rel=1e-3)
 
 
 def test_a_trial_of_one_member(folder):
     """CRPS is the mean absolute error."""
     validation, setting = Validation.of(folder, leads=2), Setting("si-e", 1)
-    found = tune.trial(validation, setting, members=1)
+    found = tune.trial(validation, setting, members=1, seconds=0.25)
     forecast = validation.emulator(setting).forecast(validation.cases.initial, 2).vorticity.isel(member=0)
     error = abs(forecast.values - validation.cases.truth.vorticity.transpose(*forecast.dims).values).mean()
     assert found.crps == pytest.approx(float(error) / validation.runs.stack.statistics.std[0], rel=1e-4)
+
+
+def test_the_cost_of_samplers(folder):
+    """More steps take longer."""
+    seconds = tune.cost(Validation.of(folder, leads=2), [("si-em", 1), ("si-em", 12)])
+    assert 0 < 2 * seconds["si-em", 1] < seconds["si-em", 12] < 1
+
+
+def test_a_model_that_is_lost(copy, short):
+    validation = Validation.of(copy, leads=2)
+    for p in validation.runs.model(NAME).parameters():
+        p.fill_(torch.nan)
+    with pytest.raises(Unusable, match="si-em loses forecasts of the validation split at temperature 0"):
+        tune.trial(validation, Setting("si-em", 2, 0.0), members=2, seconds=1.0)
+    with pytest.raises(InputError, match="no sampler of interpolant-identity-unet can be used, 3 were tried"):
+        tune.tune(validation)
+    assert not (copy / "settings.json").exists()
 
 
 @pytest.fixture
@@ -305,7 +398,8 @@ def test_tuning_keeps_what_it_found(copy, short, no_training, monkeypatch):
     base = Setting(**json.loads((copy / "calibration-si-em-2-leads-2.json").read_text())["setting"])
     assert [t.setting.temperature for t in trials[2:]] == [round(base.temperature * f, 3) for f in FACTORS]
     note = json.loads((copy / "settings.json").read_text())
-    assert note.keys() == {"weights", "settings", "trials"} and note["weights"] == validation.runs.weights(NAME)
+    assert note.keys() == {"weights", "settings", "trials", "left_out"} and note["left_out"] == {}
+    assert note["weights"] == validation.runs.weights(NAME)
     assert {name: Setting(**kept) for name, kept in note["settings"].items()} == chosen
     for kept, t in zip(note["trials"], trials, strict=True):
         assert kept == asdict(t) | {"pareto": not t.dominated(trials)}

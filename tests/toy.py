@@ -62,12 +62,14 @@ def emulator(
     codec: str = "identity",
     stepper: nn.Module | None = None,
     correlation: float = 0.0,
+    bound: float = 1e9,
 ) -> Emulator:
     """An emulator of random weights, or of the given stepper."""
     torch.manual_seed(0)
     stack = FieldStack(system.fields, system.grid, statistics(system))
+    options = {"correlation": correlation, "bound": bound}
     if stepper is not None:
-        return Emulator(system, stack, Identity(len(system.fields)), stepper, 0.5, micro_batch, correlation=correlation)
+        return Emulator(system, stack, Identity(len(system.fields)), stepper, 0.5, micro_batch, **options)
     row = method(name)
     assert row.objective is not None
     encoder = make_codec(codec, system, PRESET).eval()
@@ -83,4 +85,4 @@ def emulator(
         white = torch.randn(40, *shape, generator=generator)
         model.covariance.fit(0.3 * (white + white.roll(1, -2)))
     stepper = SampledStepper(model, make_sampler(row, model, PRESET.steps))
-    return Emulator(system, stack, encoder, stepper, 0.5, micro_batch, correlation=correlation)
+    return Emulator(system, stack, encoder, stepper, 0.5, micro_batch, **options)

@@ -37,6 +37,9 @@ class Deterministic(Model):
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         return ((self.mean(x0, cond) - x1) / self.scale).square().mean()
 
+    def colour(self, noise: Tensor) -> Tensor:
+        return self.covariance.colour(noise)
+
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
         if sampler is None:
             return self.mean(z, cond)
@@ -44,4 +47,4 @@ class Deterministic(Model):
         def b(x_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
             return self.mean(x0, cond) - x0
 
-        return sampler(b, z, cond, noise=lambda k: self.covariance.colour(noise(k)))
+        return sampler(b, z, cond, noise=noise)

@@ -2,42 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import xarray as xr
 
-from physinterp.data import apebench, array, generate, well
-from physinterp.data.remote import Location, location
+from physinterp.data import apebench, array, generate, weatherbench, well
+from physinterp.data.remote import Store, located
 from physinterp.errors import InputError
 from physinterp.system import System, load_system, near
 
 
 class Adapter(Protocol):
-    """One file format, here or behind a URL; a module with these names is an adapter."""
+    """One file format; a module with these names is an adapter. A path is a Path, or a URL as a string."""
 
     EXPECTED: str
 
-    def matches(self, path: Location) -> bool:
+    def matches(self, path: Any) -> bool:
         """Whether the content at a path has this format."""
         ...
 
-    def splits(self, path: Location) -> tuple[str, ...]:
+    def splits(self, path: Any) -> tuple[str, ...]:
         """Splits at a path."""
         ...
 
-    def read(self, path: Location, split: str, system: System, verify: bool = False) -> xr.Dataset:
+    def read(self, path: Any, split: str, system: System, verify: bool = False) -> xr.Dataset:
         """One split, lazily: dims (sample, time, *space) by name, parameters and `trajectory` on `sample`."""
         ...
 
 
-ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "array": array}
+ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "weatherbench": weatherbench, "array": array}
+REMOTE = ("well", "apebench", "weatherbench")
+"""Adapters that read from URLs."""
 
 
 def open_dataset(
     system: System | str,
     split: str = "train",
-    data: str | Location | None = None,
+    data: str | Path | None = None,
     *,
     verify: bool = False,
     **options: Any,
@@ -50,19 +53,22 @@ def open_dataset(
     Arguments:
         system: a system or its name.
         split: `train`, `valid` or `test`; see `splits` for what a path holds.
-        data: file, folder or URL, in any format of `ADAPTERS`; None makes the data with the embedded solver, once.
+        data: file, folder or URL, in any format of `ADAPTERS`; None makes the data with the embedded solver, once, or
+            takes them from where the card says.
         verify: compare SHA-256 sums even where size and time of a file agree.
         options: of `physinterp.data.generate.generate`, where `data` is None.
     Returns:
         Dims (sample, time, *space), one float32 variable per field of the card. Coordinates: `time`, the
-        axes, one per parameter on `sample`, and `trajectory`. Attributes: system, title, source, split,
-        licence, citation.
+        axes, one per parameter on `sample`, `trajectory`, and for records `date` (sample, time) in UTC.
+        Attributes: system, title, source, split, licence, citation.
     Raises:
         InputError: path, format, split, field, grid or time step are not what the card says, or a file is
             damaged.
     """
     card = system if isinstance(system, System) else load_system(system)
-    folder: Location
+    if data is None and card.solver is None and card.data:
+        data = card.data
+    folder: Store
     if data is None:
         if split not in card.splits:
             raise InputError(f"no split {split!r} in the card of {card.name}: {near(split, card.splits)}")
@@ -72,21 +78,29 @@ def open_dataset(
     elif options:
         raise InputError(f"options {sorted(options)} are for generated data; leave them out with data={str(data)!r}")
     else:
-        folder = location(data)
+        folder = located(data)
         ds = _adapter(folder, card).read(folder, split, card, verify)
     ds = _conform(ds, card, folder)
     names = ("title", "source", "licence", "citation")
     return ds.assign_attrs({"system": card.name, "split": split, "path": str(folder)} | {n: getattr(card, n) for n in names})
 
 
-def splits(data: str | Location) -> tuple[str, ...]:
-    """Splits at a path, in the order train, valid, test; empty for files of one unnamed split."""
-    path = location(data)
-    return tuple(name for name in _adapter(path).splits(path) if name)
+def splits(data: str | Path, system: System | None = None) -> tuple[str, ...]:
+    """Splits at a path, in the order train, valid, test; for one unnamed split those of the card, empty without a card."""
+    path = located(data)
+    found = tuple(name for name in _adapter(path, system).splits(path) if name)
+    return found or (tuple(system.splits) if system is not None else ())
 
 
-def _adapter(path: Location, system: System | None = None) -> Adapter:
+def _adapter(path: Store, system: System | None = None) -> Adapter:
     """The adapter whose format the content has; the card's own is tried first."""
+    if isinstance(path, str):
+        kinds = [n for n in REMOTE if system is None or (n == "weatherbench") == (system.adapter == "weatherbench")]
+        for name in sorted(kinds, key=lambda n: system is None or n != system.adapter):
+            if ADAPTERS[name].matches(path):
+                return ADAPTERS[name]
+        expected = "; ".join(ADAPTERS[name].EXPECTED for name in kinds)
+        raise InputError(f"{path}: read from URLs are {expected}; download other data, and give their folder")
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = near(path.name, siblings) if len(siblings) <= 50 and siblings else "check the path"
@@ -100,7 +114,7 @@ def _adapter(path: Location, system: System | None = None) -> Adapter:
     raise InputError(f"{path}: no known format (found {', '.join(found) or 'an empty folder'}); expected {expected}")
 
 
-def _conform(ds: xr.Dataset, system: System, folder: Location) -> xr.Dataset:
+def _conform(ds: xr.Dataset, system: System, folder: Store) -> xr.Dataset:
     """The card's fields, names, order and units; the grid and the time step checked."""
     rename = {}
     for field in system.fields:

@@ -18,19 +18,19 @@ import xarray as xr
 
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, files_in, opened
 from physinterp.data.parts import Part, View, check_times
-from physinterp.data.remote import Location, location
+from physinterp.data.remote import Location, Store, location
 from physinterp.errors import InputError
 from physinterp.system import System
 
 EXPECTED = "APEBench: one HDF5 file with groups train, valid or test, each with u (sample, time, *space) and t"
 
 
-def matches(path: str | Location) -> bool:
+def matches(path: Store) -> bool:
     """Whether a file, or the only such file of a folder, has this layout."""
     return _file(path) is not None
 
 
-def splits(path: str | Location) -> tuple[str, ...]:
+def splits(path: Store) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test."""
     file = _file(path)
     if file is None:
@@ -40,12 +40,12 @@ def splits(path: str | Location) -> tuple[str, ...]:
     return tuple(name for name in ("train", "valid", "test") if name in found)
 
 
-def read(path: str | Location, split: str, system: System, verify: bool = False) -> xr.Dataset:
+def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Dataset:
     """One split as a lazy dataset, dims (sample, time, *space); the channels are the fields of the card."""
     return parts(path, split, system)[0].dataset()
 
 
-def parts(path: str | Location, split: str, system: System, verify: bool = False) -> list[Part]:
+def parts(path: Store, split: str, system: System, verify: bool = False) -> list[Part]:
     """What the file holds of a split; arguments as in `read`."""
     file = _file(path)
     if file is None:
@@ -79,9 +79,9 @@ def parts(path: str | Location, split: str, system: System, verify: bool = False
     return [Part(views, sizes, coords, {"spun_up": warmed})]
 
 
-def _file(path: str | Location) -> Location | None:
-    path = location(path)
-    files = (path,) if path.is_file() and path.suffix in SUFFIXES else files_in(path)
+def _file(path: Store) -> Location | None:
+    here = location(path)
+    files = (here,) if here.is_file() and here.suffix in SUFFIXES else files_in(here)
     found = []
     for file in files:
         with opened(file) as handle:

@@ -2,7 +2,8 @@
 
     one array       (sample, time, *axes, field), the fields in the order of the card
     or one each     (sample, time, *axes), named as the fields of the card
-    beside them, where the file can hold several: `time` (time,), the axes, the parameters (sample,)
+    beside them, where the file can hold several: `time` (time,), the axes, the parameters (sample,), and for records
+    `date` (sample, time), seconds since 1970
 
 Dimensions that have names may come in any order, and `sample` may be missing; the axes have the names of the card.
 Splits are files PATH/{train,valid,test}.SUFFIX or groups train, valid, test of one file; a file without them is one
@@ -20,10 +21,10 @@ import numpy as np
 import xarray as xr
 
 from physinterp.data import checksums
+from physinterp.data.containers import Named, arrays, groups, is_zarr
 from physinterp.data.hdf5 import SUFFIXES as HDF5
 from physinterp.data.parts import Part, View, check_times
-from physinterp.data.remote import Location, location
-from physinterp.data.stores import Named, arrays, groups, is_zarr
+from physinterp.data.remote import Location, Store, location
 from physinterp.errors import InputError
 from physinterp.system import System, near
 
@@ -34,22 +35,22 @@ SAME = {"t": "time", "trajectory": "sample", "batch": "sample", "channel": "fiel
 """Other names of dimensions."""
 
 
-def matches(path: str | Location) -> bool:
+def matches(path: Store) -> bool:
     """Whether a path is such a file, store or folder."""
     return bool(sources(location(path)))
 
 
-def splits(path: str | Location) -> tuple[str, ...]:
+def splits(path: Store) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test; "" for a file without splits."""
     return tuple(sources(location(path)))
 
 
-def read(path: str | Location, split: str, system: System, verify: bool = False) -> xr.Dataset:
+def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Dataset:
     """One split as a lazy dataset, dims (sample, time, *space); `verify` compares the sums that `convert` noted."""
     return parts(path, split, system, verify)[0].dataset()
 
 
-def parts(path: str | Location, split: str, system: System, verify: bool = False) -> list[Part]:
+def parts(path: Store, split: str, system: System, verify: bool = False) -> list[Part]:
     """What the file holds of a split; arguments as in `read`."""
     found = sources(location(path))
     if split not in found and "" not in found:
@@ -164,6 +165,9 @@ def _coords(file: Path, here: Mapping[str, Named], sizes: Mapping[str, int], sys
                 f"{file}: no parameter {p.name!r}: {near(p.name, here)}; add an array (sample,), or take it off the card"
             )
         coords[p.name] = ("sample", np.asarray(found, dtype=np.float64))
+    if "date" in here:
+        seconds = np.asarray(here["date"][0][:]).astype("datetime64[s]")
+        coords["date"] = (("sample", "time"), seconds.astype("datetime64[ns]"))
     names = values("trajectory", sizes["sample"])
     ids = [f"{file.stem}/{i}" for i in range(sizes["sample"])] if names is None else [str(n) for n in names]
     return coords | {"trajectory": ("sample", ids)}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from physinterp.data.stores import ZarrArray
+from physinterp.data.containers import ZarrArray
 from physinterp.data.windows import Batch, PartOfWindow, Windows
 
 

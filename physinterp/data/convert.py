@@ -27,13 +27,14 @@ import zarr
 from physinterp.checkpoint import fingerprint
 from physinterp.data import checksums, open_dataset
 from physinterp.data.parts import FRAMES
-from physinterp.data.remote import Location
+from physinterp.data.remote import Store
 from physinterp.errors import InputError
 from physinterp.system import System, near
 
 CHUNK_BYTES = 4 << 20
 """Largest size of a stored chunk, if that is more than one frame."""
 ARRAY = "fields"
+DATES = "seconds since 1970-01-01"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ class Choice:
         """The card of what is chosen."""
         fields = tuple(f for f in system.fields if self.fields is None or f.name in self.fields)
         return system.model_copy(
-            update={"adapter": "array", "fields": fields, "dt": system.dt * self.stride, "solver": None, "splits": {}}
+            update={
+                **{"adapter": "array", "fields": fields, "dt": system.dt * self.stride},
+                **{"solver": None, "splits": {}, "data": "", "regrid": None},
+            }
         )
 
 
@@ -147,7 +151,7 @@ class Plan:
 def plan(
     system: System,
     splits: Sequence[str],
-    data: str | Location | None,
+    data: Store | None,
     folder: str | Path,
     choice: Choice | None = None,
     **options: Any,
@@ -238,6 +242,8 @@ def _allocate(store: Path, ds: xr.Dataset, made: Plan) -> None:
     text = {n: coords[n].astype(str) for n in coords.variables if coords[n].dtype.kind in "OUS"}
     attrs = {k: v for k, v in ds.attrs.items() if k != "path"} | {"from": ds.attrs["path"]}
     coords = coords.assign_coords(text).assign_attrs(attrs)
+    if "date" in coords:
+        coords["date"].encoding.update(units=DATES, dtype="int64")
     coords.to_zarr(store, mode="w", consolidated=False, zarr_format=2)  # which every version of zarr reads
     space = made.card.grid.shape
     zarr.open_group(store, mode="r+").create_array(

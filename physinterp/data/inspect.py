@@ -14,11 +14,11 @@ import xarray as xr
 
 from physinterp.config import load_benchmark
 from physinterp.data import ADAPTERS, Adapter, array, open_dataset
+from physinterp.data.containers import SUFFIXES, arrays, is_zarr
 from physinterp.data.hdf5 import opened
 from physinterp.data.parts import check_times
-from physinterp.data.remote import Location, location
+from physinterp.data.remote import Location, Store, located, location
 from physinterp.data.statistics import moments
-from physinterp.data.stores import SUFFIXES, arrays, is_zarr
 from physinterp.errors import InputError
 from physinterp.system import System, load_system, systems
 
@@ -51,15 +51,15 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     Returns:
         What was found; trouble with the data is in its `wrong`, not raised.
     """
-    report, path = Report(), location(data)
+    report, path = Report(), located(data)
     try:
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise InputError(f"{path}: no such file or folder")
         formats = [name for name, adapter in ADAPTERS.items() if adapter.matches(path)]
         report.found |= {"format": ", ".join(formats) or "none that is known"} | _files(path)
         if not formats:
             raise InputError(f"{path}: expected {' or '.join(adapter.EXPECTED for adapter in ADAPTERS.values())}")
-        report.found |= _contents(path)
+        report.found |= _contents(location(path))
     except InputError as error:
         report.wrong.append(str(error))
         return report
@@ -70,7 +70,7 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
         for name in [n for n in formats if n == card.adapter] + [n for n in formats if n != card.adapter]:
             try:
                 fits, remarks = _fitted(ADAPTERS[name], path, card)
-                splits = [s for s in ADAPTERS[name].splits(path) if s]
+                splits = _splits(ADAPTERS[name], path, card)
                 sets = {s: open_dataset(fits, s, path) for s in splits or ["train"]}
             except InputError as error:
                 problems.setdefault(card.name, str(error))
@@ -98,8 +98,8 @@ def fitted(card: System, data: str | Path) -> System:
     Raises:
         InputError: nothing is there, or the card does not fit.
     """
-    path = location(data)
-    if not path.exists():
+    path = located(data)
+    if isinstance(path, Path) and not path.exists():
         raise InputError(f"{path}: no such file or folder")
     order = sorted(ADAPTERS, key=lambda name: name != card.adapter)
     adapter = next((ADAPTERS[name] for name in order if ADAPTERS[name].matches(path)), None)
@@ -110,7 +110,7 @@ def fitted(card: System, data: str | Path) -> System:
     return card.with_grid(shape) if all(shape) else card
 
 
-def _files(path: Location) -> dict[str, str]:
+def _files(path: Store) -> dict[str, str]:
     """Number and size of the files."""
     if not isinstance(path, Path):
         return {"files": str(path)}
@@ -136,7 +136,7 @@ def _contents(path: Location) -> dict[str, str]:
     return {f"arrays in {path.name}": text} if text else {}
 
 
-def _fitted(adapter: Adapter, path: Location, card: System) -> tuple[System, list[str]]:
+def _fitted(adapter: Adapter, path: Store, card: System) -> tuple[System, list[str]]:
     """The card with the resolution and step of the data, and what had to be changed."""
     raw, remarks = _raw(adapter, path, card), []
     shape = tuple(raw.sizes.get(name, 0) for name in card.grid.names)
@@ -152,10 +152,14 @@ def _fitted(adapter: Adapter, path: Location, card: System) -> tuple[System, lis
     return card, remarks
 
 
-def _raw(adapter: Adapter, path: Location, card: System) -> xr.Dataset:
+def _raw(adapter: Adapter, path: Store, card: System) -> xr.Dataset:
     """A split as it is stored."""
-    splits = [name for name in adapter.splits(path) if name]
-    return adapter.read(path, splits[0] if splits else "train", card)
+    return adapter.read(path, next(iter(_splits(adapter, path, card)), "train"), card)
+
+
+def _splits(adapter: Adapter, path: Store, card: System) -> list[str]:
+    """Splits of the data, or those into which the card cuts them."""
+    return [name for name in adapter.splits(path) if name] or ([] if card.solver else list(card.splits))
 
 
 def _describe(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: bool) -> None:
@@ -179,7 +183,7 @@ def _describe(report: Report, card: System, sets: Mapping[str, xr.Dataset], name
 
 def _plan(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: bool) -> None:
     """Splits, spin-up and step."""
-    if not named and not card.splits:
+    if not named:
         report.use.append(
             "take all of it for any split that is asked for: name splits, or training sees what it is tested on"
         )
@@ -226,7 +230,7 @@ def _check_values(report: Report, card: System, ds: xr.Dataset, values: bool | N
             report.wrong.append(f"field {name!r} does not change in time: it is no field to forecast")
 
 
-def _draft(path: Location) -> str | None:
+def _draft(path: Store) -> str | None:
     """A card for the largest array of a file, (sample, time, y, x), or (sample, time, y, x, field) where it has five."""
     if not isinstance(path, Path) or "array" not in {n for n, a in ADAPTERS.items() if a.matches(path)}:
         return None

@@ -25,7 +25,7 @@ import xarray as xr
 
 from physinterp.errors import InputError
 
-POINTS = 4096
+POINTS = 1024
 """Largest number of grid points per field that is looked at."""
 CHANGE = 0.35
 """Largest change over a suggested step, in standard deviations of the field that changes most."""
@@ -146,7 +146,7 @@ def _sliced(a: np.ndarray, b: np.ndarray) -> float:
 
 def _mmd(a: np.ndarray, b: np.ndarray) -> float:
     """Maximum mean discrepancy of two sets (N, D), biased, so never negative."""
-    both = np.concatenate([a, b])
+    both = np.concatenate([a, b]).astype(np.float32)
     squares = np.square(both).sum(1)
     distances = np.maximum(squares[:, None] + squares - 2 * both @ both.T, 0)
     n = len(a)

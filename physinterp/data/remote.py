@@ -30,7 +30,12 @@ TIMEOUT = 60.0
 """Seconds without a byte after which a connection counts as dropped (http)."""
 BLOCK = 1 << 20
 """Bytes of a cached block of a remote file."""
+PUBLIC: dict[str, dict[str, Any]] = {"gs": {"token": "anon"}, "gcs": {"token": "anon"}, "s3": {"anon": True}}
+"""Buckets are read without an account."""
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "http": "aiohttp", "https": "aiohttp"}
+
+FINAL = (ValueError, TypeError, ImportError, NotImplementedError, PermissionError, MemoryError, KeyError)
+"""Failures that another try does not mend."""
 
 T = TypeVar("T")
 
@@ -145,15 +150,23 @@ class Remote:
         return RemoteFile(self)
 
 
+Store = Path | str
+"""A local path, or a URL as a string."""
 Location = Path | Remote
-"""A file or folder, here or behind a URL."""
+"""A local path, or a remote one."""
 
 
-def location(data: str | Path | Remote) -> Location:
-    """What a user gives as data: a URL has `://` in it, anything else is a path."""
-    if isinstance(data, Remote):
+def located(data: Path | str) -> Store:
+    """A URL as it is, anything else as a path."""
+    if isinstance(data, str) and "://" in data and not data.startswith("file://"):
         return data
-    return Remote(str(data)) if "://" in str(data) else Path(data).expanduser()
+    return Path(str(data).removeprefix("file://")).expanduser()
+
+
+def location(data: Path | str | Remote) -> Location:
+    """The same with something to be read behind the URL."""
+    found = data if isinstance(data, Remote) else located(data)
+    return Remote(found) if isinstance(found, str) else found
 
 
 class RemoteFile(io.RawIOBase):
@@ -225,24 +238,38 @@ def filesystem(url: str) -> tuple[Any, str]:
     Raises:
         InputError: an unknown protocol, or its package is not installed.
     """
-    protocol = url.partition("://")[0]
-    options: dict[str, Any] = {}
     try:
-        if protocol.startswith("http"):
-            from aiohttp import ClientTimeout
-
-            options["client_kwargs"] = {"timeout": ClientTimeout(sock_connect=TIMEOUT, sock_read=TIMEOUT)}
-        return fsspec.core.url_to_fs(url, **options)  # type: ignore[no-any-return]
+        return fsspec.core.url_to_fs(url, **storage_options(url))  # type: ignore[no-any-return]
     except ImportError as error:
-        package = PACKAGES.get(protocol, protocol)
-        raise InputError(f"{url}: reading {protocol}:// needs a package: pip install {package}") from error
+        raise missing(url, error) from error
     except ValueError as error:
         raise InputError(f"{url}: {error}; expected https://, s3://, gs:// or hf://") from error
 
 
-def retried(url: str, call: Callable[[], T]) -> T:
+def storage_options(url: str) -> dict[str, Any]:
+    """What fsspec is told: no account, and how long to wait."""
+    protocol = url.partition("://")[0]
+    if not protocol.startswith("http"):
+        return PUBLIC.get(protocol, {})
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(sock_connect=TIMEOUT, sock_read=TIMEOUT)}}
+
+
+def missing(store: object, error: ImportError) -> InputError:
+    """What to install, as a message."""
+    package = PACKAGES.get(str(store).partition("://")[0])
+    remedy = f"pip install {package}" if package else "install what it names"
+    return InputError(f"{store}: a package is missing ({error}): {remedy}")
+
+
+def retried(url: str, call: Callable[[], T], what: str = "") -> T:
     """The result of a request, tried `TRIES` times.
 
+    Arguments:
+        url: for messages.
+        call: asks.
+        what: it asks for, put into the message.
     Raises:
         FileNotFoundError, PermissionError: what the server says for good.
         InputError: it does not answer; the message names the URL.
@@ -251,7 +278,7 @@ def retried(url: str, call: Callable[[], T]) -> T:
     for attempt in range(TRIES):
         if attempt:
             pause = PAUSE * 2 ** (attempt - 1)
-            LOGGER.info("%s: %s; again in %g s", url, reason, pause)
+            LOGGER.warning("%s: %s; attempt %d of %d in %g s", url, reason, attempt + 1, TRIES, pause)
             time.sleep(pause)
         try:
             return call()
@@ -261,7 +288,7 @@ def retried(url: str, call: Callable[[], T]) -> T:
                 raise
             reason, last = " ".join(str(cause).split()) or type(cause).__name__, cause
     raise InputError(
-        f"{url}: no answer after {TRIES} tries ({reason}); check the network, and run the same command again: "
+        f"{url}: {what}no answer after {TRIES} tries ({reason}); check the network, and run the same command again: "
         "what has come is kept"
     ) from last
 
@@ -269,7 +296,7 @@ def retried(url: str, call: Callable[[], T]) -> T:
 def _passing(error: BaseException) -> BaseException | None:
     """The failure that another try may mend, or None: not that a file is absent or forbidden, nor a mistake of ours."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else error  # fsspec calls every failed HEAD absent
-    if cause is None or isinstance(cause, ValueError | TypeError | ImportError | NotImplementedError | PermissionError):
+    if cause is None or isinstance(cause, FINAL):
         return None
     status = getattr(cause, "status", None)  # of an HTTP answer
     return cause if status is None or status == 429 or status >= 500 else None

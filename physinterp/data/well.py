@@ -26,7 +26,7 @@ import xarray as xr
 from physinterp.data import checksums
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, files_in, opened, text
 from physinterp.data.parts import Part, View, check_times, joined
-from physinterp.data.remote import Location, location
+from physinterp.data.remote import Location, Store, location
 from physinterp.data.statistics import vector_fields
 from physinterp.errors import InputError
 from physinterp.system import System, near
@@ -37,7 +37,7 @@ SPLITS = ("train", "valid", "test")
 EXPECTED = "The Well: ROOT/data/{train,valid,test}/*.hdf5 with the groups dimensions, scalars, t0_fields"
 
 
-def matches(path: str | Location) -> bool:
+def matches(path: Store) -> bool:
     """Whether a file or folder has this layout."""
     folders = _folders(location(path))
     files = next((f for f in folders.values() if f), ())
@@ -47,12 +47,12 @@ def matches(path: str | Location) -> bool:
         return "t0_fields" in file and "dimensions" in file
 
 
-def splits(path: str | Location) -> tuple[str, ...]:
+def splits(path: Store) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test."""
     return tuple(name for name, files in _folders(location(path)).items() if files)
 
 
-def read(path: str | Location, split: str, system: System, verify: bool = False) -> xr.Dataset:
+def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Dataset:
     """All files of one split as a lazy dataset, dims (sample, time, *space), with all that the files hold.
 
     Arguments:
@@ -64,10 +64,9 @@ def read(path: str | Location, split: str, system: System, verify: bool = False)
     return joined(parts(path, split, system, verify))
 
 
-def parts(path: str | Location, split: str, system: System, verify: bool = False) -> list[Part]:
+def parts(path: Store, split: str, system: System, verify: bool = False) -> list[Part]:
     """What each file of a split holds; arguments as in `read`."""
-    path = location(path)
-    folders = _folders(path)
+    folders = _folders(location(path))
     files = folders.get(split) or folders.get("", ())
     if not files:
         raise InputError(f"{path}: no split {split!r}; found {list(splits(path))}; choose one of these")

@@ -29,7 +29,7 @@ from physinterp.checkpoint import fingerprint
 from physinterp.data import apebench, array, well
 from physinterp.data.hdf5 import explained
 from physinterp.data.parts import Part, Stored
-from physinterp.data.remote import Location, location
+from physinterp.data.remote import Store, located
 from physinterp.errors import InputError
 from physinterp.system import System, load_system
 
@@ -76,7 +76,7 @@ class Windows:
         self,
         system: System | str,
         split: str = "train",
-        data: str | Location | None = None,
+        data: Store | None = None,
         *,
         steps: int = 1,
         context: int = 0,
@@ -87,12 +87,14 @@ class Windows:
         ahead: int = 2,
         **options: Any,
     ) -> None:
+        if frames.step not in (None, 1):
+            raise InputError(f"expected frames one after the other, found {frames}; use stride")
         if min(steps, stride, batch, ahead) < 1 or context < 0:
             found = {"steps": steps, "stride": stride, "batch": batch, "ahead": ahead, "context": context}
             raise InputError(f"expected steps, stride, batch and ahead of at least 1, context of at least 0; found {found}")
         card = system if isinstance(system, System) else load_system(system)
         ds = datasets.open_dataset(card, split, data, **options)
-        path = location(ds.attrs["path"])
+        path = located(ds.attrs["path"])
         card = card.with_grid(tuple(ds.sizes[name] for name in card.grid.names))
         adapter = next((name for name, a in datasets.ADAPTERS.items() if a is datasets._adapter(path, card)), "")
         if adapter not in PARTS:
@@ -129,12 +131,13 @@ class Windows:
     def numbers(self, step: int) -> np.ndarray:
         """Numbers of the windows of a batch; drawn for some batches at once, as that takes hardly longer."""
         block, row = divmod(step, DRAWN)
-        if self._drawn[0] != block:
+        drawn = self._drawn
+        if drawn[0] != block:
             size = DRAWN * self.batch
             epochs, offsets = np.divmod(block * size + np.arange(size), self.count)
             parts = [shuffled(offsets[epochs == e], self.count, (self.seed, int(e))) for e in np.unique(epochs)]
-            self._drawn = block, np.concatenate(parts).reshape(DRAWN, self.batch)
-        return self._drawn[1][row]
+            drawn = self._drawn = block, np.concatenate(parts).reshape(DRAWN, self.batch)
+        return drawn[1][row]
 
     def __iter__(self) -> Iterator[Batch]:
         pool = ThreadPoolExecutor(self.ahead)
@@ -157,14 +160,14 @@ class Windows:
         shape = (len(numbers), self.length, len(self.names), *self.system.grid.shape)
         states = np.empty(shape, dtype=np.float32)
         samples = np.asarray(numbers) // self.starts
-        try:
-            for row, number in enumerate(numbers):
-                arrays, sample, frames = self.place(int(number))
-                for part in arrays:
+        for row, number in enumerate(numbers):
+            arrays, sample, frames = self.place(int(number))
+            for part in arrays:
+                try:
                     part.fill(states[row], self.opened(part)[part.index(sample, frames)])
-        except Exception:
-            with explained(part.stored.path):
-                raise
+                except Exception:
+                    with explained(part.stored.path):
+                        raise
         squares = np.dot(states.ravel(), states.ravel())  # one fast pass; it may overflow, so a second look decides
         if not np.isfinite(squares) and not np.isfinite(states).all():
             raise InputError(self._not_finite(states, numbers))

@@ -20,6 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, stdtrit
 
+from physinterp.errors import InputError
+
 Array = NDArray[np.float64]
 Interval = tuple[Array, Array]
 
@@ -69,7 +71,7 @@ def block_bootstrap(
     Returns:
         (low, high), each of the statistic's shape; NaN with fewer than two blocks or where a row is NaN.
     Raises:
-        ValueError: no rows, labels of another length, or a level or number of samples out of range.
+        InputError: no rows, labels of another length, or a level or number of samples out of range.
     References: Hesterberg 2015, doi:10.1080/00031305.2015.1089789 (expanded percentile interval);
         Kuensch 1989, doi:10.1214/aos/1176347265 (blocks).
     """
@@ -103,13 +105,13 @@ def paired_bootstrap(
     Returns:
         (low, high), each of the statistic's shape; NaN with fewer than two blocks or where a row is NaN.
     Raises:
-        ValueError: a and b differ in shape (the message shows both), or as in `block_bootstrap`.
+        InputError: a and b differ in shape (the message shows both), or as in `block_bootstrap`.
     References: as in `block_bootstrap`.
     """
     first, labels = _rows_and_labels(a, blocks, samples, level)
     second = np.asarray(b, dtype=np.float64)
     if first.shape != second.shape:
-        raise ValueError(
+        raise InputError(
             f"paired rows must have the same shape; found {first.shape} and {second.shape}. "
             "Score both methods on the same initial conditions."
         )
@@ -124,12 +126,12 @@ def _rows_and_labels(
     """Rows in float64 and the block number 0 ... G-1 of each."""
     rows = np.asarray(values, dtype=np.float64)
     if rows.ndim == 0 or len(rows) == 0:
-        raise ValueError(f"values must have at least one row (N, ...); found shape {rows.shape}.")
+        raise InputError(f"values must have at least one row (N, ...); found shape {rows.shape}.")
     if samples < 1 or not 0 < level < 1:
-        raise ValueError(f"samples must be at least 1 and level between 0 and 1; found {samples} and {level}.")
+        raise InputError(f"samples must be at least 1 and level between 0 and 1; found {samples} and {level}.")
     names = np.arange(len(rows)) if blocks is None else np.asarray(blocks)
     if names.shape != (len(rows),):
-        raise ValueError(f"blocks must hold one label per row, shape ({len(rows)},); found {names.shape}.")
+        raise InputError(f"blocks must hold one label per row, shape ({len(rows)},); found {names.shape}.")
     return rows, np.unique(names, return_inverse=True)[1].reshape(-1)
 
 

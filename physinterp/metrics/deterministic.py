@@ -1,4 +1,4 @@
-"""Pointwise scores of one forecast: RMSE, its normalised forms, MAE, bias and correlation.
+"""Pointwise scores of one forecast: RMSE, its normalised forms, MAE, bias, correlations and the time they last.
 
 Every score takes u = forecast and v = truth of shape (..., C, *S) and returns one number per leading index
 and field, (..., C). Averages over samples and times come afterwards and are the caller's choice, so the order
@@ -8,12 +8,14 @@ of root and mean is always visible. Accumulation is float64; NaN in a field give
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from physinterp.metrics.space import anomaly, field_pair, require_unweighted, space_mean
+from physinterp.errors import InputError
+from physinterp.metrics.space import anomaly, field_pair, space_mean
 
 
 def rmse(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -32,7 +34,7 @@ def rmse(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     Returns:
         Units of the field, shape (..., C).
     Raises:
-        ValueError: shapes differ; the message shows both.
+        InputError: shapes differ; the message shows both.
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
@@ -63,7 +65,7 @@ def nrmse(
     Returns:
         Dimensionless, shape (..., C).
     Raises:
-        ValueError: shapes differ; the message shows both.
+        InputError: shapes differ; the message shows both.
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
@@ -96,7 +98,7 @@ def vrmse(
     Returns:
         Dimensionless, shape (..., C).
     Raises:
-        ValueError: shapes differ; the message shows both.
+        InputError: shapes differ; the message shows both.
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
@@ -104,32 +106,6 @@ def vrmse(
     unbiased = points / (points - 1) if points > 1 else math.nan
     variance = unbiased * space_mean(anomaly(v, weights, space).square(), weights, space)
     return (space_mean((u - v).square(), weights, space) / (variance + eps)).sqrt()
-
-
-def vrmse_pooled(forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6) -> Tensor:
-    r"""The pooled VRMSE of the physics-SI paper: ONE number for all samples, fields and points together.
-
-        VRMSE = sqrt( mean (u - v)^2 / (var(v) + eps) ),   mean and unbiased var over every axis
-
-    A compatibility mode. The variance between fields and samples is in the denominator, and the field with
-    the largest values decides: with fields of unlike scales it can be several times smaller than `vrmse`. Do
-    not compare the two.
-
-    Arguments:
-        forecast: u, shape (..., C, *S), any number of axes.
-        truth: v, same shape and units.
-        weights: must be None: the paper's number has none.
-        eps: guard, in squared units; absolute, so the number depends on the units.
-    Returns:
-        Dimensionless scalar, shape ().
-    Raises:
-        ValueError: shapes differ, or weights are given.
-    References: the physics-SI paper's code, anthonyzhou-1/interpolant_pdes, `common/loss.py`.
-    """
-    require_unweighted("vrmse_pooled", weights)
-    u, v = field_pair(forecast, truth, space=1)
-    variance = v.var(correction=1) if v.numel() > 1 else v.new_full((), math.nan)
-    return ((u - v).square().mean() / (variance + eps)).sqrt()
 
 
 def mae(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -147,7 +123,7 @@ def mae(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = No
     Returns:
         Units of the field, shape (..., C).
     Raises:
-        ValueError: shapes differ; the message shows both.
+        InputError: shapes differ; the message shows both.
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
@@ -169,11 +145,63 @@ def bias(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     Returns:
         Units of the field, shape (..., C).
     Raises:
-        ValueError: shapes differ; the message shows both.
+        InputError: shapes differ; the message shows both.
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
     return space_mean(u - v, weights, space)
+
+
+def nmae(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    eps: float = 0.0,
+    *,
+    space: int = 2,
+) -> Tensor:
+    r"""Mean absolute error scaled by the mean magnitude of the truth.
+
+        NMAE = <|u - v|> / (<|v|> + eps)
+
+    A large offset of the field makes this score small, as it does `nrmse`.
+
+    Arguments:
+        forecast: u, shape (..., C, *S), physical units.
+        truth: v, same shape and units.
+        weights: quadrature weights, broadcastable to S, mean 1; None is a uniform grid.
+        eps: guard for zero fields, units of the field. The Well: 1e-7.
+        space: number of space axes.
+    Returns:
+        Dimensionless, shape (..., C).
+    Raises:
+        InputError: shapes differ; the message shows both.
+    References: Ohana et al. 2024, The Well, arXiv:2412.00568.
+    """
+    u, v = field_pair(forecast, truth, space)
+    return space_mean((u - v).abs(), weights, space) / (space_mean(v.abs(), weights, space) + eps)
+
+
+def linf(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
+    r"""Largest absolute error in space.
+
+        Linf = max |u - v|
+
+    Grows with the number of points: compare on one grid.
+
+    Arguments:
+        forecast: u, shape (..., C, *S), physical units.
+        truth: v, same shape and units.
+        weights: not used: a maximum has none.
+        space: number of space axes.
+    Returns:
+        Units of the field, shape (..., C).
+    Raises:
+        InputError: shapes differ; the message shows both.
+    References: Ohana et al. 2024, The Well, arXiv:2412.00568 (LInfinity).
+    """
+    u, v = field_pair(forecast, truth, space)
+    return (u - v).abs().flatten(-space).amax(dim=-1)
 
 
 def pearson(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -192,10 +220,120 @@ def pearson(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None 
     Returns:
         Dimensionless, in [-1, 1], shape (..., C).
     Raises:
-        ValueError: shapes differ; the message shows both.
+        InputError: shapes differ; the message shows both.
     References: Kochkov et al. 2021, arXiv:2102.01010 (correlation of the vorticity).
     """
     u, v = field_pair(forecast, truth, space)
-    du, dv = anomaly(u, weights, space), anomaly(v, weights, space)
-    scale = space_mean(du.square(), weights, space).sqrt() * space_mean(dv.square(), weights, space).sqrt()
-    return torch.clamp(space_mean(du * dv, weights, space) / scale, -1.0, 1.0)
+    return _correlation(anomaly(u, weights, space), anomaly(v, weights, space), weights, space)
+
+
+def acc(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    *,
+    climatology: ArrayLike | Tensor,
+    centred: bool = False,
+    space: int = 2,
+) -> Tensor:
+    r"""Anomaly correlation: correlation of the departures of forecast and truth from a climatology.
+
+        ACC = <a b> / sqrt( <a^2> <b^2> ),   a = u - c,  b = v - c;   centred: a - <a> and b - <b> instead
+
+    Uncentred as in WeatherBench 2; the WMO's is centred, and they differ in the third digit: say which one is
+    printed. One value per time; average afterwards. A forecast or truth without an anomaly: NaN.
+
+    Arguments:
+        forecast: u, shape (..., C, *S), physical units.
+        truth: v, same shape and units.
+        weights: quadrature weights, broadcastable to S, mean 1; on the sphere `latitude_weights`.
+        climatology: c at the valid times of the truth, broadcastable to its shape, same units.
+        centred: whether the mean anomaly over space is removed.
+        space: number of space axes.
+    Returns:
+        Dimensionless, in [-1, 1], shape (..., C).
+    Raises:
+        InputError: shapes differ or the climatology does not fit; the message shows both.
+    References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560, Eq. 7.
+    """
+    u, v = field_pair(forecast, truth, space)
+    c = torch.as_tensor(climatology, dtype=torch.float64, device=u.device)
+    if c.ndim > v.ndim or any(a not in (1, b) for a, b in zip(c.shape[::-1], v.shape[::-1], strict=False)):
+        raise InputError(
+            f"climatology must broadcast to the truth {tuple(v.shape)}; found {tuple(c.shape)}. Select it at the "
+            "valid times of the truth, or give one of shape (C, *S)."
+        )
+    a, b = u - c, v - c
+    if centred:
+        a, b = anomaly(a, weights, space), anomaly(b, weights, space)
+    return _correlation(a, b, weights, space)
+
+
+class CorrelationTime(NamedTuple):
+    """How long a rollout stays correlated with the truth.
+
+    Attributes:
+        time: per sample and field, shape (..., C), in the unit of dt.
+        censored: true where the correlation lasts to the end of the rollout; `time` is then its length, a
+            lower bound. Count such samples before averaging.
+    """
+
+    time: Tensor
+    censored: Tensor
+
+
+def correlation_time(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    *,
+    threshold: float = 0.8,
+    dt: float = 1.0,
+    space: int = 2,
+) -> CorrelationTime:
+    r"""Time at which the `pearson` correlation of a rollout with the truth falls below a threshold.
+
+        t = dt (j - 1 + (r_(j-1) - threshold) / (r_(j-1) - r_j)),   j the first step with r_j < threshold, r_0 = 1
+
+    Steps 1 ... T are the frames; the initial state, where both agree, is not among them. Per sample: the mean
+    of times is not the time of the mean correlation. From the step on at which a forecast is not finite, or
+    has no variance, r counts as 0: a rollout that blows up is never dropped. A later recovery changes nothing.
+
+    Arguments:
+        forecast: u, shape (..., T, C, *S).
+        truth: v, same shape. A frame without variance, or with NaN, before the end of the correlation: NaN.
+        weights: quadrature weights, broadcastable to S, mean 1; None is a uniform grid.
+        threshold: of the correlation, between 0 and 1.
+        dt: time between frames.
+        space: number of space axes.
+    Returns:
+        Times and censoring flags, each of shape (..., C).
+    Raises:
+        InputError: shapes differ (the message shows both), there is no time axis, threshold or dt out of range.
+    References: Kochkov et al. 2021, arXiv:2102.01010.
+    """
+    v = field_pair(forecast, truth, space)[1]
+    if v.ndim < space + 2 or v.shape[-space - 2] < 1:
+        raise InputError(
+            f"correlation_time needs a time axis, shape (..., T, C, *S); found {tuple(v.shape)}: stack the frames."
+        )
+    if not (0 < threshold < 1 and 0 < dt < math.inf):
+        raise InputError(f"threshold must be between 0 and 1 and dt positive; found {threshold} and {dt}: change them.")
+    variance = space_mean(anomaly(v, weights, space).square(), weights, space)
+    r = pearson(forecast, truth, weights, space=space)
+    r = torch.where(r.isnan() & variance.isfinite() & (variance > 0), 0.0, r)
+
+    before = torch.cat([torch.ones_like(r[..., :1, :]), r[..., :-1, :]], dim=-2)
+    steps = r.shape[-2]
+    step = torch.arange(steps, dtype=torch.float64, device=r.device)[:, None]
+    crossing = step + (before - threshold) / (before - r)
+    ended = ~(r >= threshold)
+    first = ended.to(torch.int8).argmax(dim=-2, keepdim=True)
+    censored = ~ended.any(dim=-2)
+    return CorrelationTime(dt * torch.where(censored, float(steps), crossing.gather(-2, first).squeeze(-2)), censored)
+
+
+def _correlation(a: Tensor, b: Tensor, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
+    """<a b> / sqrt(<a^2> <b^2>); NaN where one of them is 0."""
+    scale = space_mean(a.square(), weights, space).sqrt() * space_mean(b.square(), weights, space).sqrt()
+    return torch.clamp(space_mean(a * b, weights, space) / scale, -1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Scores of an ensemble: CRPS, spread, error of the ensemble mean, their ratio, rank histogram.
+"""Scores of an ensemble: CRPS, energy score, spread, error of its mean, rank histogram, reliability.
 
 The member axis comes first: forecast x of shape (M, ..., C, *S), truth y of shape (..., C, *S). Members are
 taken to be exchangeable. Accumulation is float64; NaN in any member or in the truth gives NaN for that field.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from physinterp.errors import InputError
 from physinterp.metrics.space import ensemble_pair, space_mean
 
 
@@ -44,21 +47,63 @@ def crps(
     Returns:
         Units of the field, shape (..., C).
     Raises:
-        ValueError: shapes do not belong together (the message shows both), or an unknown kind.
+        InputError: shapes do not belong together (the message shows both), or an unknown kind.
     References: Zamo and Naveau 2018, doi:10.1007/s11004-017-9709-7; Ferro 2014, doi:10.1002/qj.2270.
     """
-    if kind not in ("fair", "standard"):
-        raise ValueError(f"kind must be 'fair' or 'standard'; found {kind!r}.")
     x, y = ensemble_pair(forecast, truth, space)
     error = x - y
     members = error.shape[0]
-    score = error.abs().mean(dim=0)
+    score, pairs = error.abs().mean(dim=0), _pairs(members, kind)
     if members > 1:
         rank = torch.arange(1, members + 1, dtype=torch.float64, device=error.device)
-        pairs = members * (members - 1) if kind == "fair" else members**2
         coefficient = (2 * rank - members - 1) / pairs
-        score = score - torch.tensordot(coefficient, error.sort(dim=0).values, dims=1)
+        ordered = torch.from_numpy(np.sort(error.numpy(force=True), axis=0))  # ten times faster than torch's on a CPU
+        score = score - torch.tensordot(coefficient, ordered.to(error.device), dims=1)
     return space_mean(score, weights, space)
+
+
+def energy_score(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    *,
+    kind: Literal["fair", "standard"] = "fair",
+    space: int = 2,
+) -> Tensor:
+    r"""Energy score of an ensemble of whole fields: the CRPS with a distance of fields.
+
+        ES = mean_m |x_m - y| - S / 2,   |a| = sqrt( <a^2> ),   <.> the weighted mean over space
+        S = sum_{m,n} |x_m - x_n| / (M (M-1))  (fair)   or   / M^2  (standard)
+
+    Unlike the CRPS it notices wrong correlations between points, though weakly. The distance is a root mean
+    square: the Euclidean norm of other programs is sqrt(N) times larger, N grid points. With one member S is 0
+    and both kinds are the RMSE.
+
+    Arguments:
+        forecast: x, shape (M, ..., C, *S), physical units.
+        truth: y, shape (..., C, *S), same units.
+        weights: quadrature weights, broadcastable to S, mean 1; None is a uniform grid.
+        kind: "fair" (M >= 2 for a meaningful spread) or "standard".
+        space: number of space axes.
+    Returns:
+        Units of the field, shape (..., C).
+    Raises:
+        InputError: shapes do not belong together (the message shows both), or an unknown kind.
+    References: Gneiting and Raftery 2007, doi:10.1198/016214506000001437, Eq. 22.
+    """
+    x, y = ensemble_pair(forecast, truth, space)
+    members = x.shape[0]
+    score, pairs = space_mean((x - y).square(), weights, space).sqrt().mean(dim=0), _pairs(members, kind)
+    for m in range(members - 1):
+        score = score - space_mean((x[m + 1 :] - x[m]).square(), weights, space).sqrt().sum(dim=0) / pairs
+    return score
+
+
+def _pairs(members: int, kind: str) -> int:
+    """Divisor of a sum over all ordered pairs of members."""
+    if kind not in ("fair", "standard"):
+        raise InputError(f"kind must be 'fair' or 'standard'; found {kind!r}: choose one.")
+    return members * (members - 1) if kind == "fair" else members**2
 
 
 def ensemble_variance(
@@ -68,7 +113,7 @@ def ensemble_variance(
 
         variance = < sum_m (x_m - xbar)^2 / (M - 1) >
 
-    Unbiased in M. One member has no variance: NaN, not 0. Averages over samples belong before any root.
+    Unbiased in M. One member has no variance. Averages over samples belong before any root.
 
     Arguments:
         forecast: x, shape (M, ..., C, *S), physical units.
@@ -78,12 +123,14 @@ def ensemble_variance(
     Returns:
         Squared units of the field, shape (..., C).
     Raises:
-        ValueError: shapes do not belong together; the message shows both.
+        InputError: shapes do not belong together (the message shows both), or there is one member only.
     References: Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1.
     """
     x, _ = ensemble_pair(forecast, truth, space)
+    if x.shape[0] < 2:
+        raise InputError("a spread needs at least 2 members; found 1: run an ensemble, or score its error alone.")
     x = x - x[:1]  # equal members give exactly 0
-    variance = (x - x.mean(dim=0)).square().sum(dim=0) / (x.shape[0] - 1)  # 0 / 0 = NaN for one member
+    variance = (x - x.mean(dim=0)).square().sum(dim=0) / (x.shape[0] - 1)
     return space_mean(variance, weights, space)
 
 
@@ -104,7 +151,7 @@ def ensemble_mean_mse(
     Returns:
         Squared units of the field, shape (..., C).
     Raises:
-        ValueError: shapes do not belong together; the message shows both.
+        InputError: shapes do not belong together; the message shows both.
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     x, y = ensemble_pair(forecast, truth, space)
@@ -125,7 +172,7 @@ def spread_skill(
         `over`
 
     1 for a perfect ensemble of any size; below 1 it is overconfident. The means come before the roots: do not
-    average ratios. One member: NaN. No error at all: inf, or NaN where the spread is 0 too.
+    average ratios. No error at all: inf, or NaN where the spread is 0 too.
 
     Arguments:
         forecast: x, shape (M, ..., C, *S), physical units.
@@ -136,20 +183,13 @@ def spread_skill(
     Returns:
         Dimensionless, shape (..., C) without the axes `over`: (C,) by default, (..., C) for over=().
     Raises:
-        ValueError: shapes do not belong together (the message shows both), or `over` names no leading axis.
+        InputError: shapes do not belong together (the message shows both), one member, or `over` names no
+            leading axis.
     References: Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1.
     """
     variance = ensemble_variance(forecast, truth, weights, space=space)
     mse = ensemble_mean_mse(forecast, truth, weights, space=space)
-    leading = range(variance.ndim - 1)
-    over = tuple(leading) if over is None else tuple(over)
-    if any(axis not in leading for axis in over):
-        raise ValueError(
-            f"over={over} must name leading axes of the truth: found shape {tuple(truth.shape)}, which has "
-            f"{tuple(leading)} before the channel axis."
-        )
-    if over:
-        variance, mse = variance.mean(dim=over), mse.mean(dim=over)
+    variance, mse = _mean_over(over, truth, variance, mse, space=space)
     members = forecast.shape[0]
     return math.sqrt((members + 1) / members) * (variance / mse).sqrt()
 
@@ -171,7 +211,7 @@ def rank_histogram(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor 
     Returns:
         Frequencies, shape (..., C, M + 1).
     Raises:
-        ValueError: shapes do not belong together; the message shows both.
+        InputError: shapes do not belong together; the message shows both.
     References: Hamill 2001, doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2.
     """
     x, y = ensemble_pair(forecast, truth, space)
@@ -179,3 +219,82 @@ def rank_histogram(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor 
     share = (1 / (ties + 1).to(torch.float64)).masked_fill(x.isnan().any(dim=0) | y.isnan(), math.nan)
     ranks = [share * ((below <= r) & (r <= below + ties)) for r in range(x.shape[0] + 1)]
     return torch.stack([space_mean(rank, weights, space) for rank in ranks], dim=-1)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often an event happens where it is forecast with a given probability.
+
+    Arguments:
+        edges: of the bins of probability, shape (B + 1,); the last bin holds its upper edge.
+        forecast: mean forecast probability in each bin, shape (..., C, B); NaN where a bin is empty.
+        observed: frequency of the event in each bin, same shape; equal to `forecast` when reliable.
+        share: of the points in each bin, same shape; its sum over the bins is 1.
+    """
+
+    edges: Tensor
+    forecast: Tensor
+    observed: Tensor
+    share: Tensor
+
+
+def reliability(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    *,
+    threshold: float | Tensor,
+    bins: int = 10,
+    over: Sequence[int] | None = None,
+    space: int = 2,
+) -> Reliability:
+    r"""Observed frequency of the event y > threshold against its forecast probability.
+
+        q = mean_m [x_m > threshold],   observed_b = <[q in b] [y > threshold]> / <[q in b]>,
+        forecast_b = <[q in b] q> / <[q in b]>,   <.> over space and over the leading axes `over`
+
+    Bins of equal width on [0, 1]. A perfect ensemble of few members departs from the diagonal towards the
+    base rate, because q is a noisy estimate: judge small ensembles against that.
+
+    Arguments:
+        forecast: x, shape (M, ..., C, *S).
+        truth: y, shape (..., C, *S), same units.
+        weights: quadrature weights, broadcastable to S, mean 1; None is a uniform grid.
+        threshold: of the event, units of the field; a tensor broadcasts to the truth, as (C, 1, 1).
+        bins: number of bins; M + 1 has one for each value that q can take.
+        over: leading axes of the truth (0, 1, ...) that <.> runs over; None takes all, () takes none.
+        space: number of space axes.
+    Returns:
+        Reliability, per field and bin.
+    Raises:
+        InputError: shapes do not belong together (the message shows both), no bin, or `over` names no leading
+            axis.
+    References: Wilks 2019, Statistical Methods in the Atmospheric Sciences, section 9.4.
+    """
+    x, y = ensemble_pair(forecast, truth, space)
+    if bins < 1:
+        raise InputError(f"reliability needs at least one bin of probability; found bins={bins}: give more.")
+    lost = x.isnan().any(dim=0) | y.isnan()
+    q = (x > threshold).to(torch.float64).mean(dim=0).masked_fill(lost, math.nan)
+    event = (y > threshold).to(torch.float64)
+    index = (q.nan_to_num(0.0) * bins + 1e-9).floor().clamp(max=bins - 1)
+
+    def mean(f: Tensor) -> Tensor:
+        per_bin = [space_mean((q * 0 + f) * (index == b), weights, space) for b in range(bins)]
+        return _mean_over(over, truth, torch.stack(per_bin, dim=-1), space=space)[0]
+
+    share = mean(torch.ones_like(q))
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    return Reliability(edges, mean(q) / share, mean(event) / share, share)
+
+
+def _mean_over(over: Sequence[int] | None, truth: Tensor, *scores: Tensor, space: int) -> list[Tensor]:
+    """Means of scores (..., C) or (..., C, bins) over leading axes of the truth; None is all of them."""
+    leading = range(truth.ndim - space - 1)
+    over = tuple(leading) if over is None else tuple(over)
+    if any(axis not in leading for axis in over):
+        raise InputError(
+            f"over={over} must name leading axes of the truth: found shape {tuple(truth.shape)}, which has "
+            f"{tuple(leading)} before the channel axis."
+        )
+    return [score.mean(dim=over) if over else score for score in scores]

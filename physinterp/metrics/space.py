@@ -13,6 +13,8 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from physinterp.errors import InputError
+
 MEAN_TOLERANCE = 1e-4  # how far the mean of given weights may be from 1: rounding, no more
 
 
@@ -24,10 +26,10 @@ def field_pair(forecast: Tensor, truth: Tensor, space: int = 2) -> tuple[Tensor,
         truth: the same shape.
         space: number of space axes, at the end.
     Raises:
-        ValueError: shapes differ, or there are too few axes; the message shows the shapes.
+        InputError: shapes differ, or there are too few axes; the message shows the shapes.
     """
     if forecast.shape != truth.shape:
-        raise ValueError(
+        raise InputError(
             f"forecast and truth must have the same shape (..., C, *S); found {tuple(forecast.shape)} and "
             f"{tuple(truth.shape)}. Select the same times, fields and grid for both before scoring."
         )
@@ -42,10 +44,10 @@ def ensemble_pair(forecast: Tensor, truth: Tensor, space: int = 2) -> tuple[Tens
         truth: shape (..., C, *S).
         space: number of space axes, at the end.
     Raises:
-        ValueError: no member, or the shapes differ behind the member axis; the message shows both.
+        InputError: no member, or the shapes differ behind the member axis; the message shows both.
     """
     if forecast.ndim == 0 or forecast.shape[1:] != truth.shape or forecast.shape[0] < 1:
-        raise ValueError(
+        raise InputError(
             f"forecast must have shape (M, *truth.shape) with M >= 1 members; found {tuple(forecast.shape)} "
             f"and {tuple(truth.shape)}. Move the member axis to the front; one forecast needs forecast[None]."
         )
@@ -68,7 +70,7 @@ def space_mean(
     Returns:
         Shape (...), and the space axes that were not reduced; units of x.
     Raises:
-        ValueError: the weights do not fit S, or their mean is not 1.
+        InputError: the weights do not fit S, or their mean is not 1.
     """
     axes = tuple(range(-space, 0)) if axes is None else tuple(axes)
     x = x.to(torch.float64)
@@ -96,30 +98,30 @@ def grid_weights(weights: ArrayLike | Tensor, shape: Sequence[int], device: torc
         shape: the grid S.
         device: where the tensor goes.
     Raises:
-        ValueError: the weights do not broadcast to S, or their mean is further from 1 than rounding.
+        InputError: the weights do not broadcast to S, or their mean is further from 1 than rounding.
     """
     w = torch.as_tensor(weights, dtype=torch.float64, device=device)
     w = w[(None,) * (len(shape) - w.ndim)] if w.ndim < len(shape) else w
     if w.ndim > len(shape) or any(a not in (1, b) for a, b in zip(w.shape, shape, strict=True)):
-        raise ValueError(
+        raise InputError(
             f"weights of shape {tuple(w.shape)} do not broadcast to the grid {tuple(shape)}. "
             "Give one weight per grid point, or size 1 along axes where they are equal."
         )
     mean = w.mean()
     if not abs(mean - 1) < MEAN_TOLERANCE:
-        raise ValueError(f"weights must have mean 1; found mean {mean:.6g}. Divide them by their mean.")
+        raise InputError(f"weights must have mean 1; found mean {mean:.6g}. Divide them by their mean.")
     return w / mean
 
 
 def require_unweighted(name: str, weights: object) -> None:
     """Refuse weights in a score that repeats the number of a program that has none."""
     if weights is not None:
-        raise ValueError(f"{name} repeats an unweighted number of another program: found weights, call it with None.")
+        raise InputError(f"{name} repeats an unweighted number of another program: found weights, call it with None.")
 
 
 def _field(x: Tensor, space: int, name: str) -> Tensor:
     if space < 1 or x.ndim < space + 1:
-        raise ValueError(
+        raise InputError(
             f"{name} must have shape (..., C, *S) with {space} space axes; found {tuple(x.shape)}. "
             "Set `space` to the number of space axes, or add a channel axis."
         )

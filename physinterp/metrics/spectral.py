@@ -15,14 +15,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from physinterp.metrics.space import field_pair, grid_weights, require_unweighted, space_mean
+from physinterp.errors import InputError
+from physinterp.metrics.space import field_pair, grid_weights, space_mean
 
 BANDS = ("low", "mid", "high", "total")
 FLOOR = 1e-12  # of the truth's mean power per mode: the white noise that float32 rounding leaves, and no more
@@ -57,6 +58,7 @@ def power_spectrum(
     *,
     axes: Sequence[int] = (-2, -1),
     spacing: float | Sequence[float] | None = None,
+    window: Literal["hann"] | None = None,
     space: int = 2,
 ) -> Spectrum:
     r"""Power spectrum of a field along its periodic axes.
@@ -66,8 +68,9 @@ def power_spectrum(
 
     Two axes give the isotropic spectrum, one axis the spectrum along it. A sine of amplitude A puts energy
     A^2/2 into its shell. Non-square boxes and unequal spacing count through |k|: give `spacing`, else every
-    grid step has length 1. On an axis that is not periodic the number would mean nothing; leave such an axis
-    out of `axes`.
+    grid step has length 1. On an axis that is not periodic the jump between its ends leaks into every shell:
+    leave it out of `axes`, or, where it is uniform, give a window; the sum of the energy is then a smoothed
+    variance and no longer <x^2>.
 
     Arguments:
         x: shape (..., C, *S).
@@ -75,34 +78,21 @@ def power_spectrum(
             averaged over only.
         axes: the periodic axes, negative numbers.
         spacing: grid step along each of `axes`, units of length; one number serves all of them; None is 1.
+        window: "hann" takes the mean off and tapers along `axes`, of mean square 1: white noise keeps its power.
         space: number of space axes.
     Returns:
         Spectrum with K shells.
     Raises:
-        ValueError: an axis that is no space axis or has fewer than two points; weights vary along a spectral
-            axis; spacing does not fit.
+        InputError: an axis that is no space axis or has fewer than two points; weights vary along a spectral
+            axis; spacing does not fit; an unknown window.
     References: Pope 2000, Turbulent Flows, section 6.5.
     """
     axes = _spectral_axes(x, axes, space)
-    if weights is not None:
-        _refuse_uneven(weights, x.shape[x.ndim - space :], axes)
-    steps = _steps(spacing, axes)
-    sizes = [x.shape[axis] for axis in axes]
-
-    modes = torch.fft.fftn(x.to(torch.float64), dim=axes, norm="forward")
-    others = tuple(axis for axis in range(-space, 0) if axis not in axes)
-    p = space_mean(modes.real.square() + modes.imag.square(), weights, space, axes=others).flatten(-len(axes))
-
-    shell, counts = _shells(sizes, steps)
-    kept = counts > 0
-    total = p.new_zeros((*p.shape[:-1], len(counts))).index_add_(-1, shell.to(p.device), p)
-    lowest = 2 * math.pi / max(n * d for n, d in zip(sizes, steps, strict=True))
-    return Spectrum(
-        k=(lowest * torch.arange(len(counts), dtype=torch.float64))[kept].to(p.device),
-        power=total[..., kept] / counts[kept].to(p.device),
-        counts=counts[kept].to(p.device),
-        nyquist=math.pi / max(steps),
-    )
+    if window not in (None, "hann"):
+        raise InputError(f"window must be None or 'hann'; found {window!r}: choose one.")
+    x = x.to(torch.float64)
+    modes = _modes(_hann(x, axes) if window else x, axes)
+    return _in_shells(_product(modes, modes), x, weights, axes, spacing, space)
 
 
 def srmse(
@@ -139,11 +129,11 @@ def srmse(
     Returns:
         Dimensionless, shape (..., C, 4), the bands low, mid, high, total.
     Raises:
-        ValueError: shapes differ (the message shows both), or as in `power_spectrum`.
+        InputError: shapes differ (the message shows both), or as in `power_spectrum`.
     References: Rozet et al. 2025, Lost in latent space, arXiv:2507.02608 (ratio of the same direction).
     """
     p, q, bands = _power_pair(forecast, truth, weights, axes, spacing, eps, space)
-    return _band_rms(1 - p / q, bands)
+    return band_rms(1 - p / q, bands)
 
 
 def log_spectral_distance(
@@ -175,11 +165,58 @@ def log_spectral_distance(
     Returns:
         Decades of power, shape (..., C, 4), the bands low, mid, high, total.
     Raises:
-        ValueError: shapes differ (the message shows both), or as in `power_spectrum`.
+        InputError: shapes differ (the message shows both), or as in `power_spectrum`.
     References: Rabiner and Juang 1993, Fundamentals of Speech Recognition, section 4.5 (there in decibels).
     """
     p, q, bands = _power_pair(forecast, truth, weights, axes, spacing, eps, space)
-    return _band_rms((p / q).log10(), bands)
+    return band_rms((p / q).log10(), bands)
+
+
+def coherence(
+    forecast: Tensor,
+    truth: Tensor,
+    weights: ArrayLike | Tensor | None = None,
+    *,
+    phases: bool = False,
+    axes: Sequence[int] = (-2, -1),
+    spacing: float | Sequence[float] | None = None,
+    eps: float = FLOOR,
+    space: int = 2,
+) -> Tensor:
+    r"""Cross spectrum over the root of both power spectra, in three bands and in total.
+
+        coherence = mean over the shells n of a band of (c_n + f) / sqrt( (p_n(u) + f) (p_n(v) + f) )
+        c_n = mean over shell n of |F_k(u) conj F_k(v)|,   with `phases` of its real part
+
+    1 where the fields agree up to a factor. By default the absolute value is taken mode by mode, as Rozet et
+    al. do: phases do not count, and independent noise still scores pi/4 = 0.79 in shells of many modes. With
+    `phases` the number is the correlation of both fields at that scale: 0 for independent ones, -1 for
+    opposite ones. Shells, bands, floor f and empty bands are those of `srmse`.
+
+    Arguments:
+        forecast: u, shape (..., C, *S).
+        truth: v, same shape and units.
+        weights: quadrature weights, broadcastable to S, mean 1; they may vary along the axes that are
+            averaged over only.
+        phases: whether the phases of the modes count.
+        axes: the periodic axes, negative numbers.
+        spacing: grid step along each of `axes`, units of length; None is 1.
+        eps: floor of the power, relative to the truth's mean power per mode.
+        space: number of space axes.
+    Returns:
+        Dimensionless, in [-1, 1], shape (..., C, 4), the bands low, mid, high, total.
+    Raises:
+        InputError: shapes differ (the message shows both), or as in `power_spectrum`.
+    References: Rozet et al. 2025, Lost in latent space, arXiv:2507.02608.
+    """
+    u, v = field_pair(forecast, truth, space)
+    axes = _spectral_axes(u, axes, space)
+    a, b = _modes(u, axes), _modes(v, axes)
+    cross = _product(a, b) if phases else a.abs() * b.abs()
+    p, q, c = (_in_shells(m, u, weights, axes, spacing, space) for m in (_product(a, a), _product(b, b), cross))
+    floor = _floor(q, eps)
+    ratio = (c.power[..., 1:] + floor) / ((p.power[..., 1:] + floor) * (q.power[..., 1:] + floor)).sqrt()
+    return torch.stack([ratio[..., band].mean(dim=-1) for band in bands(q.k[1:], q.nyquist)], dim=-1)
 
 
 def spectral_scores(forecast: Spectrum, truth: Spectrum, eps: float = FLOOR) -> dict[str, Tensor]:
@@ -192,50 +229,7 @@ def spectral_scores(forecast: Spectrum, truth: Spectrum, eps: float = FLOOR) -> 
         Two tensors (..., C, 4), by name.
     """
     p, q, bands = _raised(forecast, truth, eps)
-    return {"srmse": _band_rms(1 - p / q, bands), "log_spectral_distance": _band_rms((p / q).log10(), bands)}
-
-
-def srmse_pred(forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6, *, space: int = 2) -> Tensor:
-    r"""Spectral error of the physics-SI paper: truth over forecast, spectra averaged over the batch first.
-
-        sRMSE = mean over fields of sqrt( mean over bins of a band of (1 - (P(v) + eps) / (P(u) + eps))^2 )
-        P = mean over all leading axes of |FFT ortho|^2, averaged over the modes of each bin
-
-    A compatibility mode: missing energy is unbounded, surplus energy at most 1, the other way round from
-    `srmse`. Bins: floor(sqrt(d) min(n) / 2) of equal width up to the corner, open below, closed above, k
-    their upper edge in cycles per pixel, whatever the spacing. Bands: three, log-spaced from the first k to
-    0.5, closed at both ends. What the paper's code calls total is the corner alone, k >= 0.5. Edges are
-    float32 as in that code: on some sizes (48, 96, 100) the first bin drops out of low.
-
-    Arguments:
-        forecast: u, shape (..., C, *S); every leading axis belongs to the batch: call it per lead time.
-        truth: v, same shape and units.
-        weights: must be None: the paper's number has none.
-        eps: absolute, in squared units of the field: the number depends on the units.
-        space: number of space axes, all of them used.
-    Returns:
-        Dimensionless, shape (4,): low, mid, high and the corner; NaN for an empty band.
-    Raises:
-        ValueError: shapes differ, or weights are given.
-    References: the physics-SI paper's code, anthonyzhou-1/interpolant_pdes, `common/loss.py`.
-    """
-    require_unweighted("srmse_pred", weights)
-    u, v = field_pair(forecast, truth, space)
-    edges, index = _pixel_bins(u.shape[u.ndim - space :])
-    counts = torch.bincount(index, minlength=len(edges)).clamp(min=1).to(torch.float64)
-
-    def binned(x: Tensor) -> Tensor:  # (C, bins)
-        p = torch.fft.fftn(x, dim=tuple(range(-space, 0)), norm="ortho").abs().square()
-        p = p.flatten(0, -space - 2).mean(dim=0) if p.ndim > space + 1 else p
-        p = p.flatten(-space)
-        sums = p.new_zeros((p.shape[0], len(edges))).index_add_(-1, index.to(p.device), p)
-        return (sums / counts.to(p.device))[:, 1:]
-
-    k = edges[1:]
-    limits = torch.logspace(math.log2(k[0]), -1.0, steps=len(BANDS), base=2.0, dtype=torch.float32)
-    bands = [(lower <= k) & (k <= upper) for lower, upper in pairwise(limits)]
-    ratio = (binned(v) + eps) / (binned(u) + eps)
-    return _band_rms(1 - ratio, torch.stack([*bands, limits[-1] <= k]).to(u.device)).mean(dim=0)
+    return {"srmse": band_rms(1 - p / q, bands), "log_spectral_distance": band_rms((p / q).log10(), bands)}
 
 
 def _power_pair(
@@ -254,8 +248,12 @@ def _power_pair(
 
 
 def _raised(of_u: Spectrum, of_v: Spectrum, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    floor = eps * of_v.energy[..., 1:].sum(dim=-1, keepdim=True) / of_v.counts[1:].sum()
+    floor = _floor(of_v, eps)
     return of_u.power[..., 1:] + floor, of_v.power[..., 1:] + floor, bands(of_v.k[1:], of_v.nyquist)
+
+
+def _floor(truth: Spectrum, eps: float) -> Tensor:
+    return eps * truth.energy[..., 1:].sum(dim=-1, keepdim=True) / truth.counts[1:].sum()
 
 
 def bands(k: Tensor, nyquist: float) -> Tensor:
@@ -267,41 +265,80 @@ def bands(k: Tensor, nyquist: float) -> Tensor:
     return torch.stack([~from_mid, from_mid & ~from_high, from_high & resolved, torch.ones_like(resolved)])
 
 
-def _band_rms(x: Tensor, masks: Tensor) -> Tensor:
+def band_rms(x: Tensor, masks: Tensor) -> Tensor:
     """Root mean square of x (..., K) over the shells of each band: (..., 4); NaN for an empty band."""
     return torch.stack([x[..., band].square().mean(dim=-1).sqrt() for band in masks], dim=-1)
 
 
+def _modes(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Fourier coefficients of a real field; of each conjugate pair along the last of the axes, one."""
+    return torch.fft.rfftn(x, dim=sorted(axes), norm="forward")
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Real part of a conj(b)."""
+    return a.real * b.real + a.imag * b.imag
+
+
+def _hann(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Without its mean and tapered to 0 at the ends of the axes; both with the taper, of mean square 1."""
+    taper = torch.ones((), dtype=torch.float64, device=x.device)
+    for axis in axes:
+        n = x.shape[axis]
+        sine = torch.sin(math.pi * (torch.arange(n, dtype=torch.float64, device=x.device) + 0.5) / n)
+        taper = taper * sine.square().reshape(-1, *[1] * (-1 - axis))
+    return (x - (x * taper).mean(dim=axes, keepdim=True) / taper.mean()) * (taper / taper.square().mean().sqrt())
+
+
+def _in_shells(
+    p: Tensor,
+    x: Tensor,
+    weights: ArrayLike | Tensor | None,
+    axes: tuple[int, ...],
+    spacing: float | Sequence[float] | None,
+    space: int,
+) -> Spectrum:
+    """Means over shells, and over the other space axes, of a quantity p per mode of a field x, as of `_modes`."""
+    w = None if weights is None else _even(weights, x.shape[x.ndim - space :], axes)
+    along = sorted(zip(axes, _steps(spacing, axes), strict=True))
+    sizes, steps = [x.shape[axis] for axis, _ in along], [step for _, step in along]
+    others = tuple(axis for axis in range(-space, 0) if axis not in axes)
+    p = space_mean(p, w, space, axes=others).flatten(-len(axes))
+
+    shell, times = (a.to(p.device) for a in _shells(sizes, steps))
+    counts = torch.bincount(shell, times).round().long()
+    kept = counts > 0
+    total = p.new_zeros((*p.shape[:-1], len(counts))).index_add_(-1, shell, p * times)
+    lowest = 2 * math.pi / max(n * d for n, d in zip(sizes, steps, strict=True))
+    return Spectrum(
+        k=(lowest * torch.arange(len(counts), dtype=torch.float64, device=p.device))[kept],
+        power=total[..., kept] / counts[kept],
+        counts=counts[kept],
+        nyquist=math.pi / max(steps),
+    )
+
+
 def _shells(sizes: Sequence[int], steps: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Shell number of each mode, flat, and the modes per shell."""
+    """Shell number of each mode of `_modes`, flat, and how many modes it stands for, itself and its conjugate."""
     longest = max(n * d for n, d in zip(sizes, steps, strict=True))
-    squares = [
-        (torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) * (longest / (n * d))).square()
-        for n, d in zip(sizes, steps, strict=True)
-    ]
+    *full, half = sizes
+    numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in full]
+    numbers.append(torch.fft.rfftfreq(half, 1 / half, dtype=torch.float64))
+    squares = [(m * (longest / (n * d))).square() for m, n, d in zip(numbers, sizes, steps, strict=True)]
     k = sum(torch.meshgrid(*squares, indexing="ij"), torch.zeros((), dtype=torch.float64)).sqrt()
-    shell = (k.flatten() + 0.5).floor().long()
-    return shell, torch.bincount(shell)
-
-
-def _pixel_bins(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Edges (bins + 1,), cycles per pixel, and the bin of each mode, flat; float32 as in the paper's code."""
-    squares = [torch.fft.fftfreq(n, dtype=torch.float32).square() for n in sizes]
-    k = sum(torch.meshgrid(*squares, indexing="ij"), torch.zeros(())).sqrt()
-    bins = math.floor(math.sqrt(len(sizes)) * min(sizes) / 2)
-    edges = torch.linspace(0.0, float(k.max()), bins + 1, dtype=torch.float32)
-    return edges, torch.bucketize(k.flatten(), edges)
+    times = torch.where((numbers[-1] == 0) | (2 * numbers[-1] == half), 1.0, 2.0).to(torch.float64)
+    return (k.flatten() + 0.5).floor().long(), times.expand_as(k).flatten()
 
 
 def _spectral_axes(x: Tensor, axes: Sequence[int], space: int) -> tuple[int, ...]:
     axes = tuple(axes)
     if not axes or len(set(axes)) < len(axes) or any(not -space <= axis < 0 for axis in axes) or x.ndim <= space:
-        raise ValueError(
+        raise InputError(
             f"axes={axes} must be distinct negative numbers of space axes, -{space} to -1, of a field "
             f"(..., C, *S); found shape {tuple(x.shape)}. Set `space` to the number of space axes."
         )
     if any(x.shape[axis] < 2 for axis in axes):
-        raise ValueError(
+        raise InputError(
             f"a spectrum needs at least two points along each of axes={axes}; found shape {tuple(x.shape)}. "
             "Leave axes of one point out."
         )
@@ -312,15 +349,18 @@ def _steps(spacing: float | Sequence[float] | None, axes: tuple[int, ...]) -> tu
     given = np.ravel(np.asarray(1.0 if spacing is None else spacing, dtype=np.float64))
     steps = tuple(given.tolist()) * (len(axes) if len(given) == 1 else 1)
     if len(steps) != len(axes) or not all(step > 0 and math.isfinite(step) for step in steps):
-        raise ValueError(f"spacing must be one positive number per spectral axis {axes}; found {spacing}.")
+        raise InputError(f"spacing must be one positive number per spectral axis {axes}; found {spacing}.")
     return steps
 
 
-def _refuse_uneven(weights: ArrayLike | Tensor, grid: Sequence[int], axes: tuple[int, ...]) -> None:
+def _even(weights: ArrayLike | Tensor, grid: Sequence[int], axes: tuple[int, ...]) -> Tensor:
+    """The weights, of size 1 along the spectral axes; refused where they vary there."""
     w = grid_weights(weights, grid)
     for axis in axes:
         if float((w - w.narrow(axis, 0, 1)).abs().max()) > 1e-6:
-            raise ValueError(
+            raise InputError(
                 f"weights vary along axis {axis}: a spectrum needs a uniform, periodic axis. Leave {axis} "
                 f"out of axes={axes}: the spectrum is then averaged over that axis with its weights."
             )
+        w = w.narrow(axis, 0, 1)
+    return w

@@ -1,0 +1,261 @@
+"""What a benchmark will cost, before anything starts: parameters, memory, disk and time.
+
+Networks are built and run on one state; the solver makes one short advance where no earlier run says how fast it is. The
+times are those of this machine's processor. Memory and disk follow from the shapes.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from physinterp.autoencoder import Autoencoder
+from physinterp.config import Preset, home, load_benchmark
+from physinterp.data import generate, recipe
+from physinterp.emulator import SampledStepper
+from physinterp.methods import ModelName, make_codec, make_model, make_sampler, method, model_name
+from physinterp.model import Model
+from physinterp.runs import Runs
+from physinterp.solvers import SOLVERS
+from physinterp.system import System, load_system
+from physinterp.tune import CORRELATIONS
+from physinterp.types import Conditioning
+
+FLOAT = 4  # bytes
+COPIES = 6  # of the parameters in training: weights, gradient, two moments, moving average, the best so far
+STATES = 5  # of the states of the training split, while the statistics of their steps are taken
+SCORING = 6  # copies of one lead's forecasts in single precision that the scores take
+BATCH = 16  # trajectories that the solver advances together
+QUICK = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Network:
+    """Something that is trained.
+
+    Attributes:
+        name: of the model, or `codec-NAME`.
+        parameters: how many.
+        activations: bytes that a training step keeps for one state.
+        seconds: of training; 0 where the weights are there already.
+        ready: whether they are.
+    """
+
+    name: str
+    parameters: int
+    activations: int
+    seconds: float
+    ready: bool
+
+
+class Plan:
+    """The cost of a preset of a system.
+
+    Arguments:
+        system, preset: names; None is the default preset.
+        seed: of the training, for what is there already.
+    """
+
+    def __init__(self, system: str, preset: str | None = None, seed: int = 0) -> None:
+        benchmark = load_benchmark(load_system(system).name)
+        self.preset_name = preset or benchmark.default
+        self.preset: Preset = benchmark.preset(preset)
+        self.runs = Runs(load_system(system), self.preset, self.preset_name, seed)
+        self.system: System = self.runs.system
+        self.rows = {name: method(name) for name in self.preset.methods}
+
+    # networks ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def networks(self) -> tuple[Network, ...]:
+        """Codecs and models, in the order of the rows."""
+        names = {m: None for row in self.rows.values() if (m := model_name(row, self.preset)) is not None}
+        trunks = {m.trunk: None for m in names if m.trunk is not None and m.trunk not in names}
+        codecs = {m.codec: None for m in names if m.codec != "identity"}
+        return (*map(self._codec, codecs), *(self._model(m, only_trunk=True) for m in trunks), *map(self._model, names))
+
+    def _codec(self, name: str) -> Network:
+        codec = make_codec(name, self.system, self.preset)
+        if not isinstance(codec, Autoencoder):
+            raise TypeError(f"{name} is no codec that is trained")
+
+        def loss(size: int) -> Tensor:
+            return codec.loss(torch.randn(size, len(self.system.fields), *self.system.grid.shape), self._conditioning(size))
+
+        return self._network(f"codec-{name}", codec, loss, self.preset.training.codec)
+
+    def _model(self, name: ModelName, only_trunk: bool = False) -> Network:
+        """A model, or its share of the training until others branch off."""
+        model, shape = self._built(name)
+        generator = torch.Generator().manual_seed(0)
+
+        def loss(size: int) -> Tensor:
+            x0, x1 = torch.randn(2, size, *shape)
+            return model.loss(x0, x1, self._conditioning(size), generator)
+
+        t = self.preset.training
+        share = 1.0 if name.codec == "identity" else 1 - t.codec
+        share *= t.trunk if only_trunk else 1 if name.trunk is None else 1 - t.trunk
+        return self._network(str(name), model, loss, share)
+
+    def _built(self, name: ModelName) -> tuple[Model, tuple[int, ...]]:
+        """A model and the shape of its states."""
+        codec = make_codec(name.codec, self.system, self.preset)
+        shape = (codec.latent_channels, *codec.latent_shape(self.system.grid.shape))
+        torch.manual_seed(0)
+        return make_model(name, self.system, self.preset, shape, torch.ones(shape[0])), shape
+
+    def _network(self, name: str, network: torch.nn.Module, loss: Callable[[int], Tensor], share: float) -> Network:
+        """A network that has a share of the budget; a budget of steps takes as long as its steps."""
+        t, ready = self.preset.training, self.runs.weights(name) is not None
+        count = sum(p.numel() for p in network.parameters())
+        if t.seconds is not None:
+            whole = t.seconds
+        else:
+            whole = (t.steps or 0) * t.batch * _seconds(lambda size: loss(size).backward(), t.batch)
+        return Network(name, count, _kept(loss), 0.0 if ready else share * whole, ready)
+
+    def _conditioning(self, size: int) -> Conditioning:
+        return Conditioning(torch.zeros(size, len(self.system.parameters)))
+
+    # sizes ---------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def trajectories(self) -> dict[str, int]:
+        """Per split."""
+        return {k: self.preset.trajectories.get(k, s.trajectories) for k, s in self.system.splits.items()}
+
+    @property
+    def frames(self) -> int:
+        """Per trajectory."""
+        return self.preset.frames or (self.system.solver.frames if self.system.solver else 0)
+
+    @property
+    def cases(self) -> int:
+        """Initial conditions that are forecast."""
+        return self.preset.starts * self.trajectories["test"]
+
+    def _states(self, *splits: str) -> int:
+        """Bytes of all fields of some splits."""
+        return FLOAT * self._values * self.frames * sum(self.trajectories[s] for s in splits)
+
+    @property
+    def _values(self) -> int:
+        return len(self.system.fields) * math.prod(self.system.grid.shape)
+
+    @cached_property
+    def latents(self) -> int:
+        """Bytes of the encoded states."""
+        total = 0
+        for name in (n.name.removeprefix("codec-") for n in self.networks if n.name.startswith("codec-")):
+            codec = make_codec(name, self.system, self.preset)
+            values = codec.latent_channels * math.prod(codec.latent_shape(self.system.grid.shape))
+            total += self._states("train", "valid") // self._values * values
+        return total
+
+    # what it costs -------------------------------------------------------------------------------------------------
+
+    def disk(self) -> dict[str, int]:
+        """Bytes on disk by what takes them."""
+        kept = self.preset.lead * self._values * FLOAT
+        return {
+            "data": self._states(*self.trajectories),
+            "latents": self.latents,
+            "weights": sum(FLOAT * n.parameters * (2 if n.name.startswith("deterministic") else 1) for n in self.networks),
+            "results": kept * (self.cases * (self.preset.members + 1) + len(self.rows)),
+        }
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of memory at most, by what takes them; training and forecasting do not happen at once."""
+        batch = self.preset.training.batch
+        training = max((COPIES * FLOAT * n.parameters + batch * n.activations for n in self.networks), default=0)
+        scoring = SCORING * FLOAT * self._values * self.cases * self.preset.members
+        return {
+            "libraries": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "states of train and valid": STATES * self._states("train") + self._states("valid") + self.latents,
+            "training or forecasting": max(training, scoring),
+        }
+
+    def seconds(self) -> dict[str, float]:
+        """Time by what takes it; 0 for what is there already."""
+        return {
+            "data": self._data(),
+            "training": sum(n.seconds for n in self.networks),
+            "calibration and forecasts": sum(self._forecasts()),
+        }
+
+    def _data(self) -> float:
+        if self.system.solver is None:
+            return 0.0
+        p = self.preset
+        made = recipe.plan(self.system, self.trajectories, p.shape, frames=p.frames, spin_up=p.spin_up)
+        folder = home() / "data" / f"{self.system.name}-{made.key}"
+        todo = [b for s in made.splits for b in recipe.batches(made, self.system, folder, s) if not b.path.is_file()]
+        duration = made.spin_up + (made.frames - 1) * made.dt
+        count = sum(len(b.seeds) for b in todo)
+        return (generate.rate(folder) or _rate(made)) * duration * count if count else 0.0
+
+    def _forecasts(self) -> Iterator[float]:
+        """Seconds of each learned row: the calibration on the validation split, then the test split."""
+        valid = 2 * self.trajectories["valid"] * 2 * (1 + len(CORRELATIONS))  # two starts, two members
+        for row in self.rows.values():
+            name = model_name(row, self.preset)
+            if name is None:
+                continue
+            model, shape = self._built(name)
+            step = SampledStepper(model, make_sampler(row, model, self.preset.steps)).eval()
+            states = self.cases if row.deterministic else self.cases * self.preset.members + valid
+            yield self.preset.lead * states * self._step(step, shape)
+
+    @torch.inference_mode()
+    def _step(self, step: SampledStepper, shape: tuple[int, ...]) -> float:
+        """Seconds of one physical step of one state."""
+
+        def run(size: int) -> Tensor:
+            return step(torch.randn(size, *shape), self._conditioning(size), noise=lambda k: torch.randn(size, *shape))
+
+        return _seconds(run, self.preset.micro_batch)
+
+
+def _kept(loss: Callable[[int], Tensor]) -> int:
+    """Bytes that the loss of one state keeps for its backward pass."""
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        loss(1)
+    return sum(sizes.values())
+
+
+def _seconds(run: Callable[[int], object], size: int) -> float:
+    """Seconds per state: of a batch where that is quick, else of one state."""
+    run(1)  # the first call is slower
+    one = _time(lambda: run(1))
+    return one if one * size > QUICK else _time(lambda: run(size)) / size
+
+
+def _time(call: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def _rate(made: recipe.Recipe) -> float:
+    """Seconds per simulated time unit and trajectory, from one advance of a batch."""
+    arguments = {name.lower(): value for name, value in made.settings[0].items()}
+    dtype = getattr(torch, made.dtype)
+    solver = SOLVERS[made.solver](shape=made.shape, length=made.length, dtype=dtype, device="cpu", **arguments)
+    state = solver.advance(solver.initial(range(BATCH)), made.dt)
+    return _time(lambda: solver.advance(state, made.dt)) / (made.dt * BATCH)

@@ -1,0 +1,244 @@
+"""The plots: each kind from the folder of the results alone, what they show, and what cannot be drawn."""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+from collections.abc import Callable
+
+import matplotlib.image
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import xarray as xr
+from artificial import LEADS, ROWS, SYSTEM
+from matplotlib.animation import Animation
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+from toy import KOLMOGOROV, RBC, dataset
+
+from physinterp import budget, plot
+from physinterp.errors import InputError
+from physinterp.plot import style
+from physinterp.results import PLOTS, Choice, Results
+
+
+@pytest.fixture(scope="module")
+def found(artificial_results) -> Results:
+    """The results as another process finds them."""
+    return Results.open(artificial_results)
+
+
+@pytest.fixture(scope="module")
+def drawn(found) -> Callable[[str], Figure]:
+    """Each kind once."""
+    return functools.cache(lambda kind: found.draw(kind, found.choice()))
+
+
+def picture(figure: Figure) -> np.ndarray:
+    return matplotlib.image.imread(io.BytesIO(plot.png(figure)))[..., :3]
+
+
+@pytest.mark.parametrize("kind", [k for k in PLOTS if k != "animation"])
+def test_every_kind_is_a_picture_of_something(drawn, kind):
+    figure = drawn(kind)
+    assert isinstance(figure, Figure) and not plt.get_fignums()  # nothing is left behind in a notebook
+    image = picture(figure)
+    assert min(image.shape[:2]) > 200 and image.std() > 0.03
+    assert len(np.unique((image * 255).astype(int) @ [1, 256, 65536])) > 20
+
+
+def test_the_animation_has_a_frame_per_lead(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(style, "RESOLUTION", 50)
+    moving = found.draw("animation", found.choice())
+    assert isinstance(moving, Animation)
+    plot.save(moving, tmp_path / "a.gif")
+    with Image.open(tmp_path / "a.gif") as image:
+        assert image.format == "GIF" and image.n_frames == LEADS
+        frames = []
+        for k in range(LEADS):
+            image.seek(k)
+            frames.append(np.asarray(image.convert("L"), dtype=float))
+    assert all(np.abs(a - b).mean() > 0.1 for a, b in itertools.pairwise(frames))
+    assert not list(tmp_path.glob("*.part"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_the_format_is_that_of_the_ending(drawn, tmp_path, suffix):
+    plot.save(drawn("accuracy"), tmp_path / f"a.{suffix}")
+    start = (tmp_path / f"a.{suffix}").read_bytes()[:8]
+    assert start.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
+
+
+def test_methods_have_the_same_colour_in_every_plot_and_can_be_told_apart(drawn):
+    look = style.styles(list(ROWS))
+    assert len({(v["color"], v["linestyle"]) for v in style.styles([str(i) for i in range(20)]).values()}) == 20
+    for kind in ("error", "crps", "spectra", "accuracy"):
+        axes = drawn(kind).axes
+        lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
+        lines |= {c.get_label(): c[0] for ax in axes for c in ax.containers}  # points with error bars
+        for name in ROWS:
+            assert to_rgb(lines[name].get_color()) == to_rgb(look[name]["color"]), (kind, name)
+
+
+def test_the_labels_have_units():
+    card = RBC.model_copy(update={"fields": (RBC.fields[0].model_copy(update={"units": "m s-2"}),), "time_unit": "h"})
+    assert style.label(card, "buoyancy") == "buoyancy [m s-2]" and style.lead_label(card) == "lead time [h]"
+    assert style.label(RBC, "velocity_x") == "velocity x" and style.lead_label(RBC) == "lead time"  # dimensionless
+
+
+def test_colour_scales():
+    signed, positive = xr.DataArray([-1.0, 3.0]), xr.DataArray([2.0, 3.0])
+    assert style.scale(signed) == {"cmap": "RdBu_r", "vmin": -3.0, "vmax": 3.0}
+    assert style.scale(positive) == {"cmap": "inferno", "vmin": 2.0, "vmax": 3.0}
+    assert style.error_scale(0.0)["vmax"] == 1.0 and style.error_scale(2.0)["vmin"] == -2.0
+
+
+@pytest.mark.parametrize("system", [SYSTEM, KOLMOGOROV], ids=lambda s: s.name)
+def test_maps_have_the_aspect_of_the_domain(system):
+    u = dataset(system, 1, 2).isel(sample=0).rename(time="lead_time")
+    figure = plot.panels(u, u, system, system.field_names[0], "any")
+    figure.draw_without_rendering()
+    first, second = system.grid.axes
+    maps = [ax for ax in figure.axes if ax.get_aspect() == 1]
+    assert len(maps) == 6 and len(figure.axes) == 9  # three colour bars
+    for ax in maps:
+        box = ax.get_window_extent()
+        assert box.width / box.height == pytest.approx(first.length / second.length, rel=0.1)
+
+
+def test_the_maps_show_the_values(found):
+    figure = found.draw("fields", found.choice(field="velocity_x", method="fno"))
+    truth, member = found.truth()["velocity_x"], found.member("fno")["velocity_x"]
+    meshes = [ax.collections[0].get_array() for ax in figure.axes[:12]]
+    leads = [0, 1, 3, 4]
+    for column, k in enumerate(leads):
+        v, u = (x.isel(lead_time=k).transpose("y", "x").values for x in (truth, member))
+        for mesh, expected in zip(meshes[column::4], (v, u, u - v), strict=True):
+            np.testing.assert_allclose(np.asarray(mesh).reshape(v.shape), expected, rtol=1e-6)
+
+
+def test_spread_and_error_share_a_scale(found, drawn):
+    figure = drawn("spread")
+    limits = {ax.collections[0].get_clim() for ax in figure.axes[4:8]}
+    u = found.ensemble("si-em")["buoyancy"].sel(lead_time=found.choice().lead, method="nearest")
+    deviation = np.asarray(figure.axes[4].collections[0].get_array()).ravel()
+    assert len(limits) == 1 and next(iter(limits))[0] == 0
+    np.testing.assert_allclose(deviation, u.transpose("member", "y", "x").values.std(0, ddof=1).ravel(), rtol=1e-4)
+
+
+def test_the_parts_of_the_error_add_up(found):
+    scores = found.scores["si-em"]
+    parts = budget.of_leads(scores)
+    assert parts.dims == ("lead_time", "field", "part") and list(parts["part"].values) == list(budget.PARTS)
+    total = scores["mse_member"].mean("case") / scores["std"] ** 2
+    np.testing.assert_allclose(parts.sum("part"), total, rtol=1e-12)
+    assert float(parts.min()) >= 0
+    first = parts.isel(lead_time=0)
+    np.testing.assert_allclose(first.sel(part="codec") / first.sum("part"), 0.1)
+    np.testing.assert_allclose(first.sel(part="feedback"), 0, atol=1e-12)
+    waves = budget.of_wavenumbers(scores).isel(k=slice(1, None))
+    np.testing.assert_allclose(
+        waves.sum("part"), (scores["error_spectrum_member"] / scores["spectrum_truth"]).isel(k=slice(1, None))
+    )
+    assert budget.of_leads(found.floors["dcae"]) is None and budget.of_wavenumbers(found.floors["dcae"]) is None
+
+
+def test_no_part_of_the_error_is_negative(found):
+    """One step that is worse than the rollout, and a codec that is worse than both: the whole is the codec's."""
+    scores = found.scores["si-em"].copy()
+    scores["mse_one_step"], scores["mse_floor"] = 2 * scores["mse_member"], 3 * scores["mse_member"]
+    parts = budget.of_leads(scores)
+    np.testing.assert_allclose(parts.sel(part="codec") / parts.sum("part"), 1)
+    scores["mse_member"] = scores["mse_member"].where(scores["lead_time"] < 2, np.inf)
+    lost = budget.of_leads(scores).isel(lead_time=-1)
+    assert lost.isnull().all()
+    assert isinstance(plot.error_budget(scores, found.system, "si-em"), Figure)
+
+
+def test_the_budget_is_drawn_where_there_is_one(found, drawn):
+    fields = len(SYSTEM.fields)
+    with_budget, without = drawn("spectra"), plot.spectra(found.scores, SYSTEM, 1.0, found.floors)
+    assert len(with_budget.axes) == 3 * fields and len(without.axes) == 2 * fields
+    labels = {t.get_text() for t in with_budget.legends[0].get_texts()}
+    assert {"truth", "si-em", "dcae codec alone", "error: codec", "error: one step", "error: feedback"} <= labels
+    names = {t.get_text() for t in drawn("error").legends[0].get_texts()}
+    assert {"dcae codec alone", "si-em, member:\none step from the truth"} <= names
+
+
+def test_results_without_a_budget(found):
+    """Scores that an earlier version kept."""
+    here = Results.open(found.folder)
+    unknown = ["mse_member", "error_spectrum_member", "rank_histogram"]
+    here.scores = {n: ds.drop_vars(unknown, errors="ignore") for n, ds in here.scores.items()}
+    assert {kind for _, kind, _ in found.gallery()} - {kind for _, kind, _ in here.gallery()} == {"budget", "ranks"}
+    with pytest.raises(InputError, match="si-em has no error budget"):
+        here.draw("budget", here.choice())
+    with pytest.raises(InputError, match="no row has a rank histogram; it takes an ensemble"):
+        here.draw("ranks", here.choice())
+
+
+def test_the_pareto_set(found, drawn):
+    figure = drawn("pareto")
+    line = next(x for x in figure.axes[1].get_lines() if x.get_label() == "Pareto set")
+    row = found.table["value"].sel(field="mean", row=list(ROWS)).sel(lead_time=found.choice().lead, method="nearest")
+    points = list(zip(*(row.sel(score=s).values for s in ("vrmse_member", "srmse_total")), strict=True))
+    best = sorted(p for p in points if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points))
+    np.testing.assert_allclose(line.get_xydata(), best)
+
+
+def test_trials_of_tune_have_a_panel_of_their_own(found):
+    trials = xr.Dataset({s: ("trial", [0.1, 0.2, 0.3]) for s in ("vrmse", "srmse")}).assign_coords(
+        sampler=("trial", ["si-e", "si-em", "si-em"])
+    )
+    figure = plot.pareto(found.table, found.system, 0.5, trials=trials)
+    assert len(figure.axes) == 3 and "validation" in figure.axes[2].get_title()
+    assert {"si-e (tuning)", "si-em (tuning)"} == {x.get_label() for x in figure.axes[2].get_lines()} - {"Pareto set"}
+
+
+def test_accuracy_against_cost(found, drawn):
+    left = drawn("accuracy").axes[0]
+    points = {c.get_label(): c[0].get_xydata()[0] for c in left.containers}
+    row = found.table["value"].sel(field="mean", score="vrmse_mean").sel(lead_time=found.choice().lead, method="nearest")
+    for name, (_, _, evaluations) in ROWS.items():
+        if evaluations:
+            np.testing.assert_allclose(points[name], [evaluations, float(row.sel(row=name))])
+    assert "persistence" in {x.get_label() for x in left.get_lines()} and left.get_xscale() == "log"
+
+
+def test_lost_forecasts_are_left_out_and_draw_all_the_same(found):
+    broken = {n: ds.copy() for n, ds in found.scores.items()}
+    for name in ("vrmse_mean", "spectrum"):
+        values = broken["fno"][name]
+        broken["fno"][name] = values.where(values["lead_time"] < 2, np.inf)
+    figure = plot.spectra(broken, SYSTEM, 2.5)
+    assert "fno" not in {x.get_label() for x in figure.axes[0].get_lines()}
+    table = found.table.copy(deep=True)
+    table["value"].loc[{"row": "fno", "score": "vrmse_mean"}] = np.nan
+    assert "fno" not in {x.get_label() for x in plot.error_growth(table, SYSTEM, "vrmse_mean").axes[0].get_lines()}
+    plot.accuracy(table, SYSTEM, 0.5)
+
+
+def test_what_cannot_be_drawn_is_said(found):
+    for arguments, message in (
+        ({"field": "bouyancy"}, "no field 'bouyancy' in .*: did you mean 'buoyancy'"),
+        ({"method": "si-me"}, "no method 'si-me' in .*: did you mean 'si-em'"),
+        ({"lead": 0.7}, "no lead 0.7 in .*: evaluated are 0.5, 1, 1.5, 2, 2.5"),
+    ):
+        with pytest.raises(InputError, match=message):
+            found.choice(**arguments)
+    with pytest.raises(InputError, match="no plot 'spectre': did you mean 'spectra'"):
+        found.draw("spectre", found.choice())
+    with pytest.raises(
+        InputError, match=r"keeps the members of si-em alone: choose --method si-em, or run .* --sampler fno"
+    ):
+        found.draw("spread", found.choice(method="fno"))
+    with pytest.raises(InputError, match="has one member"):
+        plot.spread(found.ensemble("si-em").isel(member=slice(1)), found.truth(), SYSTEM, "buoyancy", 1.0, "si-em")
+
+
+def test_the_choice_that_is_left_out(found):
+    assert found.leads() == [0.5, 2.5] and found.choice() == Choice("buoyancy", 2.5, "si-em")
+    assert found.choice(lead=2.0) == Choice("buoyancy", 2.0, "si-em")
