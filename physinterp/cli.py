@@ -15,10 +15,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from physinterp.data_cli import app as data
+
 UNSOUND, ERROR, INTERRUPTED = 1, 2, 130
 
 OPTIONS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
 app = typer.Typer(help="Emulators of physical systems with stochastic interpolants.", **OPTIONS)
+app.add_typer(data, name="data")
 single = typer.Typer(**OPTIONS)  # `python -m physinterp.benchmark`: one command without a name
 
 Model = Annotated[Path, typer.Argument(help="Folder of a trained interpolant, as in PHYSINTERP_HOME/runs/*/interpolant-*.")]

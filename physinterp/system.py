@@ -131,20 +131,20 @@ class System(Card):
     """
 
     name: str
-    title: str
+    title: str = ""
     adapter: str
     fields: tuple[Field, ...] = field(min_length=1)
     grid: Grid
     dt: float = field(gt=0)
-    time_unit: str
+    time_unit: str = ""
     parameters: tuple[Parameter, ...] = ()
     solver: Simulation | None = None
     splits: Mapping[str, Split] = {}
     data: str = ""
     regrid: Literal["conservative", "bilinear"] | None = None
-    source: str
-    licence: str
-    citation: str
+    source: str = ""
+    licence: str = ""
+    citation: str = ""
 
     @model_validator(mode="before")
     @classmethod

@@ -70,7 +70,7 @@ def test_unknown_key_names_file_key_and_near_keys(tmp_path, place, key, near):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- 1", "expected a mapping"), ("a: [", "not valid YAML"), ("name: x", "key 'title': Field required")],
+    [("- 1", "expected a mapping"), ("a: [", "not valid YAML"), ("name: x", "key 'adapter': Field required")],
 )
 def test_broken_cards_are_one_clear_line(tmp_path, text, message):
     (tmp_path / "card.yaml").write_text(text)

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from physinterp.data import apebench, generate, weatherbench, well
-from physinterp.data.store import Store, located
+from physinterp.data import apebench, array, generate, weatherbench, well
+from physinterp.data.remote import Store, located
 from physinterp.errors import InputError
 from physinterp.system import System, load_system, near
 
@@ -32,8 +32,8 @@ class Adapter(Protocol):
         ...
 
 
-ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "weatherbench": weatherbench}
-REMOTE = ("weatherbench",)
+ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "weatherbench": weatherbench, "array": array}
+REMOTE = ("well", "apebench", "weatherbench")
 """Adapters that read from URLs."""
 
 
@@ -95,11 +95,12 @@ def splits(data: str | Path, system: System | None = None) -> tuple[str, ...]:
 def _adapter(path: Store, system: System | None = None) -> Adapter:
     """The adapter whose format the content has; the card's own is tried first."""
     if isinstance(path, str):
-        remote = [ADAPTERS[n] for n in REMOTE if ADAPTERS[n].matches(path) and (system is None or system.adapter == n)]
-        if not remote:
-            expected = "; ".join(ADAPTERS[name].EXPECTED for name in REMOTE)
-            raise InputError(f"{path}: read from URLs are {expected}; download other data, and give their folder")
-        return remote[0]
+        kinds = [n for n in REMOTE if system is None or (n == "weatherbench") == (system.adapter == "weatherbench")]
+        for name in sorted(kinds, key=lambda n: system is None or n != system.adapter):
+            if ADAPTERS[name].matches(path):
+                return ADAPTERS[name]
+        expected = "; ".join(ADAPTERS[name].EXPECTED for name in kinds)
+        raise InputError(f"{path}: read from URLs are {expected}; download other data, and give their folder")
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = near(path.name, siblings) if len(siblings) <= 50 and siblings else "check the path"

@@ -10,26 +10,27 @@ which.
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
 
-from physinterp.data.hdf5 import SUFFIXES, files_in, lazy, opened
+from physinterp.data.hdf5 import SUFFIXES, HDF5Array, files_in, opened
+from physinterp.data.parts import Part, View, check_times
+from physinterp.data.remote import Location, Store, location
 from physinterp.errors import InputError
 from physinterp.system import System
 
-FRAMES = 64
 EXPECTED = "APEBench: one HDF5 file with groups train, valid or test, each with u (sample, time, *space) and t"
 
 
-def matches(path: Path) -> bool:
+def matches(path: Store) -> bool:
     """Whether a file, or the only such file of a folder, has this layout."""
     return _file(path) is not None
 
 
-def splits(path: Path) -> tuple[str, ...]:
+def splits(path: Store) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test."""
     file = _file(path)
     if file is None:
@@ -39,8 +40,13 @@ def splits(path: Path) -> tuple[str, ...]:
     return tuple(name for name in ("train", "valid", "test") if name in found)
 
 
-def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dataset:
+def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Dataset:
     """One split as a lazy dataset, dims (sample, time, *space); the channels are the fields of the card."""
+    return parts(path, split, system)[0].dataset()
+
+
+def parts(path: Store, split: str, system: System, verify: bool = False) -> list[Part]:
+    """What the file holds of a split; arguments as in `read`."""
     file = _file(path)
     if file is None:
         raise InputError(f"{path}: expected {EXPECTED}")
@@ -56,22 +62,26 @@ def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dat
                 f"{file}: {split}/u has shape {u.shape}; expected "
                 f"(sample, time, {'channel, ' if len(names) > 1 else ''}{', '.join(axes)}) of {names}"
             )
-        chunks = [1, FRAMES, *([1] * channels), *u.shape[-len(axes) :]]
-        data = lazy(handle, file, u.name, chunks)
-        coords, order = _coordinates(group, system)
+        coords, order = _coordinates(group, file, system)
         warmed = int(handle.attrs.get("warmup_steps", 1)) > 0
         time = np.asarray(group["t"], dtype=np.float64) if "t" in group else system.dt * np.arange(u.shape[1])
-    dims = ("sample", "time", *order)
-    variables = {name: (dims, data[:, :, i] if channels else data) for i, name in enumerate(names)}
-    ds = xr.Dataset(variables, coords={"time": np.round(time, 6), **coords})
-    for parameter in system.parameters:
-        ds = ds.assign_coords({parameter.name: ("sample", np.full(len(data), parameter.default))})
-    ds.attrs["spun_up"] = warmed  # the times of these files count from the end of the warm-up
-    return ds.assign_coords(trajectory=("sample", [f"{split}/{i}" for i in range(len(data))]))
+        if time.shape != u.shape[1:2]:
+            raise InputError(f"{file}: {split}/t has shape {time.shape} for {u.shape[1]} frames; write one time per frame")
+        check_times(time, f"{file}: {split}")
+        stored = HDF5Array.of(u, file)
+    dims = ("sample", "time", *(("channel",) if channels else ()), *order)
+    views = {name: View(stored, dims, {"channel": i} if channels else {}) for i, name in enumerate(names)}
+    sizes = {d: n for d, n in zip(dims, stored.shape, strict=True) if d != "channel"}
+    coords |= {"time": np.round(time, 6)}
+    coords |= {p.name: ("sample", np.full(sizes["sample"], p.default)) for p in system.parameters}
+    coords |= {"trajectory": ("sample", [f"{split}/{i}" for i in range(sizes["sample"])])}
+    # the times of these files count from the end of the warm-up
+    return [Part(views, sizes, coords, {"spun_up": warmed})]
 
 
-def _file(path: Path) -> Path | None:
-    files = (path,) if path.is_file() and path.suffix in SUFFIXES else files_in(path)
+def _file(path: Store) -> Location | None:
+    here = location(path)
+    files = (here,) if here.is_file() and here.suffix in SUFFIXES else files_in(here)
     found = []
     for file in files:
         with opened(file) as handle:
@@ -86,7 +96,7 @@ def _groups(handle: h5py.File) -> list[str]:
     return [name for name, item in handle.items() if isinstance(item, h5py.Group) and "u" in item]
 
 
-def _coordinates(group: h5py.Group, system: System) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+def _coordinates(group: h5py.Group, file: Location, system: System) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Coordinate per axis, and the axis that each space dimension of `u` is: the one that varies along it."""
     axes = system.grid.names
     if "x" not in group:
@@ -103,5 +113,5 @@ def _coordinates(group: h5py.Group, system: System) -> tuple[dict[str, np.ndarra
         order.append(axes[component])
         coords[axes[component]] = line[:, component]
     if len(set(order)) != len(axes):
-        raise InputError(f"{group.file.filename}: {group.name}/x is no tensor-product grid of {axes}")
+        raise InputError(f"{file}: {group.name}/x is no tensor-product grid of {axes}")
     return coords, tuple(order)

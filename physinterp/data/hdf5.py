@@ -1,31 +1,40 @@
-"""Lazy reading of HDF5: a file is opened for each chunk and closed again; nothing is held open or forked."""
+"""Reading of HDF5, here or behind a URL: a file is opened for each chunk and closed again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import atexit
+import weakref
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask.array
 import h5py
 import numpy as np
 
+from physinterp.data.remote import Location, Remote
 from physinterp.errors import InputError
 
 SUFFIXES = (".h5", ".hdf5")
+_REMOTE: weakref.WeakSet[h5py.Dataset] = weakref.WeakSet()
+
+
+@atexit.register
+def _close() -> None:
+    """HDF5 closes its files after Python has ended, but needs Python to read remote ones."""
+    for data in list(_REMOTE):
+        data.file.close()
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file for reading; a broken one is an InputError."""
+def explained(path: Location) -> Iterator[None]:
+    """Whatever is raised while a file is read, as an InputError that names the file."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
-    except InputError:
+    except (InputError, PermissionError):
         raise
     except KeyError as error:
         raise InputError(f"{path}: a group, data set or attribute is missing: {error.args[0]}") from error
@@ -34,43 +43,58 @@ def opened(path: Path) -> Iterator[h5py.File]:
         raise InputError(f"{path}: not in the layout expected ({text})") from error
     except (OSError, RuntimeError) as error:
         text = " ".join(str(error).split())
+        if isinstance(path, Path) and path.is_file() and not path.stat().st_size:
+            text = "0 bytes"
+        kind = "HDF5" if path.suffix in SUFFIXES else path.suffix.lstrip(".") or "data"
         raise InputError(
-            f"{path}: cannot be read as HDF5 ({text}); it is probably truncated or no HDF5 file: copy or download it again"
+            f"{path}: cannot be read as {kind} ({text}); it is probably truncated or no {kind} file: copy or download it "
+            "again"
         ) from error
 
 
-@dataclass(frozen=True)
-class Stored:
-    """An array in a file, with what dask asks of an array: shape, dtype, ndim and indexing."""
+@contextmanager
+def opened(path: Location) -> Iterator[h5py.File]:
+    """An HDF5 file for reading; a broken one is an InputError."""
+    with explained(path), h5py.File(_source(path), "r") as file:
+        yield file
 
-    path: Path
+
+@dataclass(frozen=True)
+class HDF5Array:
+    """An array in an HDF5 file; see `physinterp.data.parts.Stored`."""
+
+    path: Location
     key: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, data: h5py.Dataset, path: Location) -> HDF5Array:
+        """A data set of an open file."""
+        return cls(path.resolve() if isinstance(path, Path) else path, data.name, data.shape, data.dtype, data.chunks)
 
     @property
     def ndim(self) -> int:
         """Number of dimensions."""
         return len(self.shape)
 
+    def open(self) -> h5py.Dataset:
+        """The open data set; it keeps its file open."""
+        with explained(self.path):
+            data = h5py.File(_source(self.path), "r")[self.key]
+        if isinstance(self.path, Remote):
+            _REMOTE.add(data)
+        return data
+
     def __getitem__(self, index: Any) -> np.ndarray:
         with opened(self.path) as file:
             return np.asarray(file[self.key][index])
 
 
-def lazy(file: h5py.File, path: Path, key: str, chunks: Sequence[int]) -> dask.array.Array:
-    """A dask array of a data set of an open file, read later, chunk by chunk (of whole stored chunks)."""
-    data = file[key]
-    if data.chunks is not None:
-        chunks = [max(stored, wanted // stored * stored) for stored, wanted in zip(data.chunks, chunks, strict=True)]
-    stored = Stored(path.resolve(), key, data.shape, data.dtype)
-    name = f"{path.stem}-{key}-{dask.base.tokenize(str(stored), path.stat().st_mtime_ns)}"
-    return dask.array.from_array(stored, chunks=tuple(chunks), name=name)
-
-
-def files_in(folder: Path) -> tuple[Path, ...]:
+def files_in(folder: Location) -> tuple[Location, ...]:
     """HDF5 files directly in a folder, sorted; hidden and temporary files are left out."""
-    if not folder.is_dir():
+    if isinstance(folder, Path) and not folder.is_dir():
         return ()
     return tuple(sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and not p.name.startswith(".")))
 
@@ -78,3 +102,7 @@ def files_in(folder: Path) -> tuple[Path, ...]:
 def text(values: Any) -> list[str]:
     """Names in an attribute, which may be bytes or str."""
     return [v.decode() if isinstance(v, bytes) else str(v) for v in np.atleast_1d(values)]
+
+
+def _source(path: Location) -> Any:
+    return path.open() if isinstance(path, Remote) else path

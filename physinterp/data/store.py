@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,34 +15,15 @@ import numpy as np
 import xarray as xr
 
 from physinterp.config import home
+from physinterp.data.remote import Store, missing, retried, storage_options
 from physinterp.errors import InputError
 
-LOGGER = logging.getLogger(__name__)
 T = TypeVar("T")
-
-Store = Path | str
-"""A local path, or a URL as a string."""
 
 NETCDF = (".nc", ".nc4", ".netcdf")
 FRAMES = 64
 BYTES = 2**26
 """Frames that are read at once, and bytes where frames are large."""
-
-ATTEMPTS = 5
-WAIT = 1.0
-"""Attempts to read from a remote store, and seconds before the second; each wait is twice the one before."""
-
-PUBLIC: dict[str, dict[str, Any]] = {"gs": {"token": "anon"}, "gcs": {"token": "anon"}, "s3": {"anon": True}}
-"""Buckets are read without an account."""
-
-PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "http": "aiohttp", "https": "aiohttp"}
-
-
-def located(data: Path | str) -> Store:
-    """A URL as it is, anything else as a path."""
-    if isinstance(data, str) and "://" in data and not data.startswith("file://"):
-        return data
-    return Path(str(data).removeprefix("file://")).expanduser()
 
 
 def stores(path: Store) -> tuple[Store, ...]:
@@ -70,25 +49,17 @@ def persistent(read: Callable[[], T], store: Store, what: str = "") -> T:
         store: what it reads from; a local one is not asked twice.
         what: put into the message.
     """
-    remote = isinstance(store, str)
-    for attempt in itertools.count(1):
-        try:
-            return read()
-        except (InputError, MemoryError):
-            raise
-        except ImportError as error:
-            package = PACKAGES.get(str(store).partition("://")[0])
-            remedy = f"pip install {package}" if package else "install what it names"
-            raise InputError(f"{store}: a package is missing ({error}): {remedy}") from error
-        except Exception as error:  # libraries, codecs and file systems each have their own
-            text = " ".join(str(error).split()) or type(error).__name__
-            if remote and attempt < ATTEMPTS and not isinstance(error, FileNotFoundError | PermissionError):
-                LOGGER.warning("%s: %s; attempt %d of %d", store, text, attempt + 1, ATTEMPTS)
-                time.sleep(WAIT * 2 ** (attempt - 1))
-                continue
-            remedy = "check the URL and the connection" if remote else "it is probably truncated: copy or download it again"
-            raise InputError(f"{store}: {what}cannot be read ({text}); {remedy}") from error
-    raise AssertionError  # the loop has no end
+    try:
+        return retried(store, read, what) if isinstance(store, str) else read()
+    except (InputError, MemoryError):
+        raise
+    except ImportError as error:
+        raise missing(store, error) from error
+    except Exception as error:  # libraries, codecs and file systems each have their own
+        text = " ".join(str(error).split()) or type(error).__name__
+        remote = isinstance(store, str)
+        remedy = "check the URL and the connection" if remote else "it is probably truncated: copy or download it again"
+        raise InputError(f"{store}: {what}cannot be read ({text}); {remedy}") from error
 
 
 def opened(store: Store) -> xr.Dataset:
@@ -106,7 +77,7 @@ def opened(store: Store) -> xr.Dataset:
         options: dict[str, Any] = {"chunks": None, "cache": False, "decode_timedelta": False}
         if str(store).endswith(NETCDF):
             return xr.open_dataset(_local(store), engine="netcdf4", **options)
-        remote = {"storage_options": _options(store)} if isinstance(store, str) else {"consolidated": False}
+        remote = {"storage_options": storage_options(str(store))} if isinstance(store, str) else {"consolidated": False}
         return xr.open_dataset(str(store), engine="zarr", **remote, **options)
 
     return persistent(read, store)
@@ -117,11 +88,7 @@ def _local(store: Store) -> str:
         return str(store)
     protocol = store.partition("://")[0]
     cache = {"cache_storage": str(home() / "data" / "remote")}
-    return str(fsspec.open_local(f"filecache::{store}", **{"filecache": cache, protocol: _options(store)}))
-
-
-def _options(store: Store) -> dict[str, Any]:
-    return PUBLIC.get(str(store).partition("://")[0], {})
+    return str(fsspec.open_local(f"filecache::{store}", **{"filecache": cache, protocol: storage_options(str(store))}))
 
 
 @dataclass(frozen=True)
@@ -183,7 +150,7 @@ def check_chunks(variable: xr.Variable, store: Store, name: str, dim: str | None
     """
     if str(store).endswith(NETCDF):
         return
-    system, root = fsspec.url_to_fs(str(store), **_options(store))
+    system, root = fsspec.url_to_fs(str(store), **storage_options(str(store)))
     folder = f"{root.rstrip('/')}/{name}"
     found = {path[len(folder) + 1 :] for path in persistent(lambda: system.find(folder), store)}
     size, prefix, separator = persistent(lambda: _layout(system, folder, "zarr.json" in found), store)

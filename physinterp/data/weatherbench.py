@@ -28,7 +28,8 @@ import numpy as np
 import xarray as xr
 
 from physinterp.data import sphere
-from physinterp.data.store import Store, check_chunks, lazy, opened, persistent, stamp, stores
+from physinterp.data.remote import Store
+from physinterp.data.store import check_chunks, lazy, opened, persistent, stamp, stores
 from physinterp.errors import InputError
 from physinterp.system import Field, System, near
 

@@ -1,50 +1,45 @@
 """The Well's HDF5 layout: one folder per split, several files per split, some trajectories per file.
 
-    ROOT/data/SPLIT/*.hdf5     (also ROOT/SPLIT/*.hdf5, the folder of one split, or one file)
+    ROOT/data/SPLIT/*.hdf5     (also ROOT/SPLIT/*.hdf5, the folder of one split, or one file), here or behind a URL
 
-Scalar fields are in `t0_fields`, vectors in `t1_fields` (component last); dimension names and the order of
-axes come from attributes, never from position. A vector `velocity` becomes `velocity_x, velocity_y`.
-
-`checksums.json` at ROOT keeps size, time of change and SHA-256 of the files written here. On opening, a file
-whose size and time agree is trusted; one that differs in either is hashed, and refused where the hash
-differs.
+Scalar fields are in `t0_fields`, vectors in `t1_fields` (component last), tensors in `t2_fields`; dimension names and the
+order of axes come from attributes, never from position. A vector `velocity` becomes `velocity_x, velocity_y`, in the
+order of the file's axes. Fields that are constant in time, over trajectories or along an axis are repeated. Scalars are
+parameters; one that changes in time is a coordinate on `time`.
 
 References: Ohana et al. 2024, The Well, arXiv:2412.00568, and its data format page.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import itertools
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dask.array
 import h5py
 import numpy as np
 import xarray as xr
 
-from physinterp.checkpoint import load_json
-from physinterp.data.hdf5 import files_in, lazy, opened, text
+from physinterp.data import checksums
+from physinterp.data.hdf5 import SUFFIXES, HDF5Array, files_in, opened, text
+from physinterp.data.parts import Part, View, check_times, joined
+from physinterp.data.remote import Location, Store, location
 from physinterp.data.statistics import vector_fields
 from physinterp.errors import InputError
 from physinterp.system import System, near
 
 log = logging.getLogger(__name__)
 
-FRAMES = 64
-"""Frames per chunk of a lazily read array."""
-
 SPLITS = ("train", "valid", "test")
 EXPECTED = "The Well: ROOT/data/{train,valid,test}/*.hdf5 with the groups dimensions, scalars, t0_fields"
 
 
-def matches(path: Path) -> bool:
+def matches(path: Store) -> bool:
     """Whether a file or folder has this layout."""
-    folders = _folders(path)
+    folders = _folders(location(path))
     files = next((f for f in folders.values() if f), ())
     if not files:
         return False
@@ -52,37 +47,35 @@ def matches(path: Path) -> bool:
         return "t0_fields" in file and "dimensions" in file
 
 
-def splits(path: Path) -> tuple[str, ...]:
+def splits(path: Store) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test."""
-    return tuple(name for name, files in _folders(path).items() if files)
+    return tuple(name for name, files in _folders(location(path)).items() if files)
 
 
-def read(path: Path, split: str, system: System, verify: bool = False) -> xr.Dataset:
+def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Dataset:
     """All files of one split as a lazy dataset, dims (sample, time, *space), with all that the files hold.
 
     Arguments:
-        path: root of a data set, folder of a split, or one file.
+        path: root of a data set, folder of a split, or one file; a path or a URL.
         split: name of the split; a folder of one split or a single file holds whatever is asked for.
-        system: names the parameters that the files must state as scalars.
+        system: names the parameters that the files must state as scalars, and the boundaries they must have.
         verify: hash every file, also those whose size and time agree with `checksums.json`.
     """
-    folders = _folders(path)
+    return joined(parts(path, split, system, verify))
+
+
+def parts(path: Store, split: str, system: System, verify: bool = False) -> list[Part]:
+    """What each file of a split holds; arguments as in `read`."""
+    folders = _folders(location(path))
     files = folders.get(split) or folders.get("", ())
     if not files:
         raise InputError(f"{path}: no split {split!r}; found {list(splits(path))}; choose one of these")
-    check(files, verify)
-    if unfinished := sorted(p.name for p in files[0].parent.glob("*.partial.safetensors")):
-        log.warning("%s: %s is unfinished; generate again to complete the split", files[0].parent, unfinished[0])
-    parts = [_read_file(file, system) for file in files]
-    try:
-        ds = xr.concat(parts, dim="sample", join="exact", combine_attrs="override", data_vars="all", coords="minimal")
-    except (ValueError, xr.MergeError) as error:
-        different = next((f for f, p in zip(files, parts, strict=True) if not _alike(p, parts[0])), files[0])
-        raise InputError(
-            f"{different}: times, grid or fields differ from {files[0].name}; keep one layout per split"
-        ) from error
-    ids = [f"{f.stem}/{i}" for f, part in zip(files, parts, strict=True) for i in range(part.sizes["sample"])]
-    return ds.assign_coords(trajectory=("sample", ids))
+    local = [file for file in files if isinstance(file, Path)]
+    if local:
+        checksums.check(local, verify)
+        if unfinished := sorted(p.name for p in local[0].parent.glob("*.partial.safetensors")):
+            log.warning("%s: %s is unfinished; generate again to complete the split", local[0].parent, unfinished[0])
+    return [_part(file, system) for file in files]
 
 
 def write(
@@ -121,37 +114,17 @@ def write(
             )
             _write_domain(file, system, time, parameters)
             _write_fields(file, system, fields)
-        _note_checksum(path, temporary)
+        checksums.note(path, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def check(files: tuple[Path, ...], verify: bool = False) -> None:
-    """Compare files with `checksums.json`, where there is one; files that it does not list pass.
-
-    Raises:
-        InputError: a file is damaged or changed since it was written.
-    """
-    root = _root(files[0])
-    notes = _checksums(root)
-    for file in files:
-        note = notes.get(file.relative_to(root).as_posix())
-        if note is None:
-            continue
-        stat = file.stat()
-        if not verify and (stat.st_size, stat.st_mtime_ns) == (note["size"], note["mtime_ns"]):
-            continue
-        if stat.st_size != note["size"] or _sha256(file) != note["sha256"]:
-            raise InputError(
-                f"{file} ({stat.st_size} bytes) differs from checksums.json ({note['size']} bytes): "
-                "it was damaged or changed; delete it and generate or copy it again"
-            )
-
-
-def _folders(path: Path) -> dict[str, tuple[Path, ...]]:
+def _folders(path: Location) -> dict[str, tuple[Location, ...]]:
     """Files per split; the key is empty for a bare folder or file that is not named after a split."""
     if path.is_file():
+        if path.suffix not in SUFFIXES:
+            return {}
         return {path.parent.name if path.parent.name in SPLITS else "": (path,)}
     for base in (path / "data", path):
         found = {name: files_in(base / name) for name in SPLITS}
@@ -160,74 +133,94 @@ def _folders(path: Path) -> dict[str, tuple[Path, ...]]:
     return {path.name if path.name in SPLITS else "": files_in(path)}
 
 
-def _root(file: Path) -> Path:
-    """Folder of `checksums.json`: ROOT of ROOT/data/SPLIT/file, else the folder of the file."""
-    return file.parents[2] if len(file.parents) > 2 and file.parents[1].name == "data" else file.parent
-
-
-def _read_file(path: Path, system: System) -> xr.Dataset:
+def _part(path: Location, system: System) -> Part:
     with opened(path) as file:
         absent = [group for group in ("dimensions", "t0_fields") if group not in file]
         if absent:
             raise InputError(f"{path}: no group {absent[0]!r} (found {list(file)}); expected {EXPECTED}")
         axes = text(file["dimensions"].attrs["spatial_dims"])
-        time = np.asarray(file["dimensions/time"], dtype=np.float64)
-        if time.ndim == 2:
-            if np.ptp(time, axis=0).max() > 1e-6 * max(1.0, np.abs(time).max()):
-                raise InputError(f"{path}: times differ between trajectories; split the file or interpolate in time")
-            time = time[0]
-        coords: dict[str, Any] = {"time": np.round(time, 6)}
-        coords |= {axis: np.asarray(file["dimensions"][axis], dtype=np.float64) for axis in axes}
-        variables = {}
+        time = _times(file, path)
         samples = int(file.attrs["n_trajectories"])
+        coords: dict[str, Any] = {"time": time}
+        coords |= {axis: np.asarray(file["dimensions"][axis], dtype=np.float64) for axis in axes}
         sizes = {"sample": samples, "time": len(time)} | {axis: len(coords[axis]) for axis in axes}
-        for order in (0, 1):
+        views: dict[str, View] = {}
+        for order in range(3):
             group = file.get(f"t{order}_fields", {})
             for name in group:
-                data = _lazy_field(group[name], file, path, order, axes, sizes)
-                if order == 0:
-                    variables[name] = (tuple(sizes), data)
-                else:
-                    variables |= {f"{name}_{axis}": (tuple(sizes), data[..., i]) for i, axis in enumerate(axes)}
-        coords |= _parameters(file, system, samples)
-    return xr.Dataset(variables, coords=coords)
+                views |= _views(group[name], name, path, order, sizes)
+        coords |= _scalars(file, path, system, samples)
+        if any(name in views for f in system.fields for name in (f.name, *f.aliases)):  # else it is another system
+            _check_boundaries(file, path, system)
+    ids = [f"{path.stem}/{i}" for i in range(samples)]
+    return Part(views, sizes, coords | {"trajectory": ("sample", ids)})
 
 
-def _lazy_field(
-    data: h5py.Dataset, file: h5py.File, path: Path, order: int, axes: list[str], sizes: dict[str, int]
-) -> dask.array.Array:
-    """A field with all of its dimensions; those that the file leaves out as constant are repeated."""
+def _times(file: h5py.File, path: Location) -> np.ndarray:
+    time = np.asarray(file["dimensions/time"], dtype=np.float64)
+    if time.ndim == 2:
+        if np.ptp(time, axis=0).max() > 1e-6 * max(1.0, np.abs(time).max()):
+            raise InputError(f"{path}: times differ between trajectories; split the file or interpolate in time")
+        time = time[0]
+    check_times(time, path)
+    return np.round(time, 6)
+
+
+def _views(data: h5py.Dataset, name: str, path: Location, order: int, sizes: Mapping[str, int]) -> dict[str, View]:
+    """A scalar, or the components of a vector or tensor, with the dimensions along which they vary."""
     varying = [
         bool(data.attrs["sample_varying"]),
         bool(data.attrs["time_varying"]),
         *map(bool, data.attrs["dim_varying"]),
     ]
-    chunks = [1, FRAMES, *(sizes[axis] for axis in axes)]
-    stored = [chunk for chunk, vary in zip(chunks, varying, strict=True) if vary] + [1] * order
-    array = lazy(file, path, data.name, stored)
-    index = tuple(slice(None) if vary else None for vary in varying)
-    return dask.array.broadcast_to(array[(*index, ...)], (*sizes.values(), *array.shape[sum(varying) :]))
+    dims = tuple(d for d, vary in zip(sizes, varying, strict=True) if vary)
+    axes, stored = tuple(sizes)[2:], HDF5Array.of(data, path)
+    shape = (*(sizes[d] for d in dims), *(len(axes),) * order)
+    if stored.shape != shape:
+        raise InputError(f"{path}: {data.name} has shape {stored.shape}; its attributes say {shape}")
+    inner = tuple(f"component_{i}" for i in range(order))
+    return {
+        f"{name}_{''.join(axes[i] for i in c)}" if order else name: View(
+            stored, (*dims, *inner), dict(zip(inner, c, strict=True))
+        )
+        for c in itertools.product(range(len(axes)), repeat=order)
+    }
 
 
-def _parameters(file: h5py.File, system: System, samples: int) -> dict[str, Any]:
-    """Scalars that do not change in time; those of the card must be among them."""
-    found = {}
+def _scalars(file: h5py.File, path: Location, system: System, samples: int) -> dict[str, Any]:
+    """Scalars as coordinates on the dimensions along which they vary; the parameters of the card must be among them."""
+    found: dict[str, Any] = {}
     group = file.get("scalars", {})
     for name in group:
-        if not group[name].attrs.get("time_varying", False):
-            found[name] = np.broadcast_to(np.asarray(group[name], dtype=np.float64), (samples,))
+        data = group[name]
+        values, moves = np.asarray(data, dtype=np.float64), bool(data.attrs.get("time_varying", False))
+        if moves:
+            dims = ("sample", "time")[-values.ndim :]
+            found[name] = (dims, values)
+        else:
+            found[name] = ("sample", np.broadcast_to(values.reshape(-1) if values.size == 1 else values, (samples,)))
     for parameter in system.parameters:
         if parameter.name not in found:
             raise InputError(
-                f"{file.filename}: no scalar {parameter.name!r}: {near(parameter.name, found)}; "
+                f"{path}: no scalar {parameter.name!r}: {near(parameter.name, found)}; "
                 f"the parameters of {system.name} are {[p.name for p in system.parameters]}"
             )
-    return {name: ("sample", values) for name, values in found.items()}
+        if found[parameter.name][0] != "sample":
+            raise InputError(f"{path}: scalar {parameter.name!r} changes in time; a parameter must not")
+    return found
 
 
-def _alike(part: xr.Dataset, first: xr.Dataset) -> bool:
-    same = set(part.data_vars) == set(first.data_vars) and all(part[k].equals(first[k]) for k in first.indexes)
-    return same and set(part.coords) == set(first.coords)
+def _check_boundaries(file: h5py.File, path: Location, system: System) -> None:
+    """An axis is periodic in the file where it is in the card, and nowhere else."""
+    for group in file.get("boundary_conditions", {}).values():
+        kind = np.asarray(group.attrs["bc_type"]).astype(str).item().lower()
+        for name in text(group.attrs["associated_dims"]):
+            axis = next((a for a in system.grid.axes if a.name == name), None)
+            if axis is not None and (kind == "periodic") != (axis.boundary == "periodic"):
+                raise InputError(
+                    f"{path}: the boundary along {name} is {kind}, the card of {system.name} says "
+                    f"{axis.boundary}; correct the card"
+                )
 
 
 def _write_domain(file: h5py.File, system: System, time: np.ndarray, parameters: Mapping[str, float]) -> None:
@@ -272,24 +265,3 @@ def _write_fields(file: h5py.File, system: System, fields: Mapping[str, np.ndarr
 
 def _strings(values: Any) -> np.ndarray:
     return np.array(list(values), dtype=h5py.string_dtype())
-
-
-def _checksums(root: Path) -> dict[str, Any]:
-    path = root / "checksums.json"
-    return load_json(path) if path.is_file() else {}
-
-
-def _note_checksum(path: Path, temporary: Path) -> None:
-    """Write the checksum before the file takes its name, so that a named file is always covered."""
-    root = _root(path)
-    stat = temporary.stat()
-    note = {"sha256": _sha256(temporary), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    notes = _checksums(root) | {path.relative_to(root).as_posix(): note}
-    beside = root / f".checksums.{os.getpid()}.tmp"
-    beside.write_text(json.dumps(notes, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(beside, root / "checksums.json")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

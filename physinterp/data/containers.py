@@ -1,0 +1,248 @@
+"""Arrays in numpy, netCDF and zarr files, each with the names of its dimensions where the file has them.
+
+All of them are `physinterp.data.parts.Stored`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import h5py
+import netCDF4
+import numpy as np
+import xarray as xr
+import zarr
+from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
+
+from physinterp.data import archive
+from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened
+from physinterp.data.parts import Stored
+from physinterp.errors import InputError
+
+Named = tuple[Stored, tuple[str, ...] | None]
+"""An array, and the names of its dimensions where the file has them."""
+
+
+@dataclass(frozen=True)
+class _Array:
+    """What the arrays have in common; `key` is the name inside of the file."""
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    chunks: tuple[int, ...] | None = None
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def open(self) -> Any:
+        """The open array."""
+        raise NotImplementedError
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        with explained(self.path):
+            return np.asarray(self.open()[index])
+
+
+class NumpyArray(_Array):
+    """A `.npy` file, mapped into memory."""
+
+    def open(self) -> np.ndarray:
+        """The mapped array."""
+        return np.lib.format.open_memmap(self.path, mode="r")
+
+
+class ZippedArray(_Array):
+    """A member of an `.npz` file; it is read whole."""
+
+    def open(self) -> np.ndarray:
+        """The array in memory."""
+        return _unzipped(self.path, self.key, self.path.stat().st_mtime_ns)
+
+
+class NetCDFArray(_Array):
+    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked; xarray reads it, under its lock."""
+
+    def open(self) -> Any:
+        """The open variable."""
+        group, _, name = self.key.rpartition("/")
+        return _Decoded(_netcdf(self.path, group)[name].variable, self.dtype)
+
+
+class ZarrArray(_Array):
+    """An array of a zarr store (format 2 or 3); one without compression is read past the zarr package, which takes
+    milliseconds per read."""
+
+    def open(self) -> Any:
+        """The open array."""
+        array = self.library()
+        return RawChunks(self.path, array) if RawChunks.fit(array) else array
+
+    def library(self) -> zarr.Array:
+        """The array as the zarr package reads it."""
+        return zarr.open_array(self.path, path=self.key, mode="r")
+
+
+class _Decoded:
+    """An open variable that gives plain arrays."""
+
+    def __init__(self, variable: xr.Variable, dtype: np.dtype[Any]) -> None:
+        self.variable, self.dtype = variable, dtype
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        return np.asarray(self.variable[index].values, dtype=self.dtype)
+
+
+class RawChunks:
+    """An uncompressed zarr array of chunks (1, frames, *rest), read from its files."""
+
+    def __init__(self, path: Path, array: zarr.Array) -> None:
+        self.folder, self.store = path / array.path, path
+        self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype
+        self._key = array.metadata.encode_chunk_key
+
+    @staticmethod
+    def fit(array: zarr.Array) -> bool:
+        """Whether an array is kept in this way."""
+        plain = not array.compressors and not array.filters and array.shards is None and array.order == "C"
+        whole = array.ndim > 2 and array.chunks[:1] == (1,) and array.chunks[2:] == array.shape[2:]
+        return plain and whole and array.dtype.isnative
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        index = (*np.index_exp[index], *(slice(None),) * (len(self.shape) - len(np.index_exp[index])))
+        samples, frames = index[0], index[1]
+        if not isinstance(samples, int | np.integer):
+            return np.stack([self[(i, *index[1:])] for i in range(self.shape[0])[samples]])
+        wanted = range(self.shape[1])[frames] if isinstance(frames, slice) else range(frames, frames + 1)
+        values = np.concatenate([self._frames(int(samples), *run) for run in self._runs(wanted)])
+        return values[(slice(None) if isinstance(frames, slice) else 0, *index[2:])]
+
+    def _runs(self, wanted: range) -> list[tuple[int, int, int]]:
+        """Chunk, first frame in it, number of frames: what can be read at once."""
+        per = self.chunks[1]
+        if wanted.step != 1:
+            return [(k // per, k % per, 1) for k in wanted]
+        cuts = [wanted.start, *range((wanted.start // per + 1) * per, wanted.stop, per), wanted.stop]
+        return [(a // per, a % per, b - a) for a, b in itertools.pairwise(cuts) if b > a]
+
+    def _frames(self, sample: int, chunk: int, first: int, count: int) -> np.ndarray:
+        rest = self.shape[2:]
+        size = int(np.prod(rest))
+        file = self.folder / self._key((sample, chunk, *(0,) * len(rest)))
+        try:
+            values = np.fromfile(file, self.dtype, count * size, offset=first * size * self.dtype.itemsize)
+        except FileNotFoundError as error:
+            name = file.relative_to(self.store)
+            raise InputError(f"{self.store}: the chunk {name} is missing: make the store again") from error
+        if len(values) < count * size:
+            raise InputError(f"{self.store}: the chunk {file.relative_to(self.store)} is truncated: make the store again")
+        return values.reshape(count, *rest)
+
+
+def arrays(path: Path, group: str = "") -> Mapping[str, Named]:
+    """The arrays at the top of a file or store, or of one of its groups, by name; a `.npy` file's has the name "".
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with explained(path):
+        if path.suffix == ".npy":
+            return _of_numpy(path)
+        if path.suffix == ".npz":
+            names = [name.removesuffix(".npy") for name in archive.members(path)]
+            members = {name: _unzipped(path, name, path.stat().st_mtime_ns) for name in names}
+            return {name: (ZippedArray(path.resolve(), name, a.shape, a.dtype), None) for name, a in members.items()}
+        if path.suffix == ".nc":
+            return _of_netcdf(path, group)
+        if path.suffix in SUFFIXES:
+            with opened(path) as file:
+                found = {name: item for name, item in file[group or "/"].items() if _is_array(item)}
+                return {name: (HDF5Array.of(item, path), _labels(item)) for name, item in found.items()}
+        return _of_zarr(path, group)
+
+
+def groups(path: Path) -> list[str]:
+    """Names of the groups at the top of a file or store."""
+    with explained(path):
+        if path.suffix in (".npy", ".npz"):
+            return []
+        if path.suffix == ".nc":
+            with NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path) as file:
+                return list(file.groups)
+        if path.suffix in SUFFIXES:
+            with opened(path) as file:
+                return [name for name, item in file.items() if not isinstance(item, h5py.Dataset)]
+        node = zarr.open(path, mode="r")
+        return [] if isinstance(node, zarr.Array) else [name for name, _ in node.groups()]
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a folder is a zarr store."""
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zarray", ".zmetadata"))
+
+
+def _of_numpy(path: Path) -> dict[str, Named]:
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except ValueError as error:
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes): no array can be read ({error}); it is truncated or holds objects: "
+            "copy or download it again, or store plain numbers"
+        ) from error
+    return {"": (NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype), None)}
+
+
+def _netcdf(path: Path, group: str) -> xr.Dataset:
+    return xr.open_dataset(path, engine="netcdf4", group=group or None, chunks=None, cache=False, decode_times=False)
+
+
+def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
+    found: dict[str, Named] = {}
+    with _netcdf(path, group) as ds:
+        for name, variable in ds.variables.items():
+            if variable.dtype.kind in "fiu":
+                dtype = np.dtype(np.float32 if variable.ndim > 1 else np.float64)
+                key, dims = f"{group}/{name}".strip("/"), tuple(map(str, variable.dims))
+                found[str(name)] = (NetCDFArray(path.resolve(), key, variable.shape, dtype), dims)
+    return found
+
+
+def _of_zarr(path: Path, group: str) -> dict[str, Named]:
+    node = zarr.open(path, path=group, mode="r")
+    found: dict[str, Named] = {}
+    for name, array in [("", node)] if isinstance(node, zarr.Array) else node.arrays():
+        if {"scale_factor", "add_offset"} & set(array.attrs):
+            raise InputError(f"{path}: array {name!r} is packed (scale_factor, add_offset); store plain numbers")
+        dims: Any = array.attrs.get("_ARRAY_DIMENSIONS")
+        if array.metadata.zarr_format == 3:
+            dims = array.metadata.dimension_names
+        key = f"{group}/{name}".strip("/")
+        found[name] = (ZarrArray(path.resolve(), key, array.shape, array.dtype, array.chunks), tuple(dims) if dims else None)
+    return found
+
+
+def _is_array(item: Any) -> bool:
+    """Whether an item of an HDF5 file is an array, and not what netCDF writes for a dimension without coordinate."""
+    return isinstance(item, h5py.Dataset) and b"not a netCDF variable" not in np.bytes_(item.attrs.get("NAME", b""))
+
+
+def _labels(data: Any) -> tuple[str, ...] | None:
+    """Names of the dimensions of an HDF5 data set: its labels, or its scales as netCDF writes them."""
+    names = [d.label or (d[0].name.rpartition("/")[2] if len(d) else "") for d in data.dims]
+    return tuple(names) if names and all(names) else None
+
+
+@lru_cache(maxsize=16)
+def _unzipped(path: Path, name: str, stamp: int) -> np.ndarray:
+    """A member of an `.npz` file, never unpickled."""
+    with zipfile.ZipFile(path) as zipped, zipped.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

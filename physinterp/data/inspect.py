@@ -1,0 +1,259 @@
+"""What a path holds, what physinterp would do with it, and what is wrong with it, in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xarray as xr
+
+from physinterp.config import load_benchmark
+from physinterp.data import ADAPTERS, Adapter, array, open_dataset
+from physinterp.data.containers import SUFFIXES, arrays, is_zarr
+from physinterp.data.hdf5 import opened
+from physinterp.data.parts import check_times
+from physinterp.data.remote import Location, Store, located, location
+from physinterp.data.statistics import moments
+from physinterp.errors import InputError
+from physinterp.system import System, load_system, systems
+
+SMALL = 1e9
+"""Bytes of a split up to which all of its values are read."""
+
+
+@dataclass
+class Report:
+    """Lines under three headings.
+
+    Attributes:
+        found: by subject.
+        use: what physinterp would do, one line each.
+        wrong: what is in the way, one line each.
+    """
+
+    found: dict[str, str] = field(default_factory=dict)
+    use: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def inspect(data: str | Path, system: System | str | None = None, values: bool | None = None) -> Report:
+    """Look at a file, folder, store or URL.
+
+    Arguments:
+        data: where.
+        system: the card to read it with; None tries all cards.
+        values: read all values of the training split; None does so up to 1 GB.
+    Returns:
+        What was found; trouble with the data is in its `wrong`, not raised.
+    """
+    report, path = Report(), located(data)
+    try:
+        if isinstance(path, Path) and not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+        formats = [name for name, adapter in ADAPTERS.items() if adapter.matches(path)]
+        report.found |= {"format": ", ".join(formats) or "none that is known"} | _files(path)
+        if not formats:
+            raise InputError(f"{path}: expected {' or '.join(adapter.EXPECTED for adapter in ADAPTERS.values())}")
+        report.found |= _contents(location(path))
+    except InputError as error:
+        report.wrong.append(str(error))
+        return report
+    given = system if isinstance(system, System) or system is None else load_system(system)
+    cards = [given] if given is not None else [load_system(name) for name in systems()]
+    problems: dict[str, str] = {}
+    for card in cards:
+        for name in [n for n in formats if n == card.adapter] + [n for n in formats if n != card.adapter]:
+            try:
+                fits, remarks = _fitted(ADAPTERS[name], path, card)
+                splits = _splits(ADAPTERS[name], path, card)
+                sets = {s: open_dataset(fits, s, path) for s in splits or ["train"]}
+            except InputError as error:
+                problems.setdefault(card.name, str(error))
+                continue
+            _describe(report, fits, sets, bool(splits))
+            report.use += [f"open it as {card.name} with the adapter {name}", *remarks]
+            _plan(report, fits, sets, bool(splits))
+            _check_values(report, fits, next(iter(sets.values())), values)
+            return report
+    if given is not None:
+        report.wrong += list(problems.values())
+        return report
+    said = "; ".join(f"{name}: {text}" for name, text in problems.items())
+    report.wrong.append(
+        f"no card fits; write one of five keys (name, adapter, fields, grid, dt), give it with --system ({said})"
+    )
+    if (card_text := _draft(path)) is not None:
+        report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{card_text}")
+    return report
+
+
+def fitted(card: System, data: str | Path) -> System:
+    """The card with the resolution of the data at a path.
+
+    Raises:
+        InputError: nothing is there, or the card does not fit.
+    """
+    path = located(data)
+    if isinstance(path, Path) and not path.exists():
+        raise InputError(f"{path}: no such file or folder")
+    order = sorted(ADAPTERS, key=lambda name: name != card.adapter)
+    adapter = next((ADAPTERS[name] for name in order if ADAPTERS[name].matches(path)), None)
+    if adapter is None:
+        return card  # opening says what was expected
+    raw = _raw(adapter, path, card)
+    shape = tuple(raw.sizes.get(name, 0) for name in card.grid.names)
+    return card.with_grid(shape) if all(shape) else card
+
+
+def _files(path: Store) -> dict[str, str]:
+    """Number and size of the files."""
+    if not isinstance(path, Path):
+        return {"files": str(path)}
+    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    return {"files": f"{len(files)}, {sum(p.stat().st_size for p in files) / 1e6:.4g} MB"}
+
+
+def _contents(path: Location) -> dict[str, str]:
+    """Arrays of the first file."""
+    if isinstance(path, Path) and path.is_dir() and not is_zarr(path):
+        inside = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.name[0] != ".")
+        return _contents(inside[0]) if inside else {}
+    found: dict[str, Any] = {}
+    if path.suffix in (".h5", ".hdf5"):
+        with opened(path) as file:
+            file.visititems(lambda name, item: found.update({name: item}))
+            shapes = {name: (item.shape, item.dtype) for name, item in found.items() if isinstance(item, h5py.Dataset)}
+    elif isinstance(path, Path):
+        shapes = {name or "array": (item.shape, item.dtype) for name, (item, _) in arrays(path).items()}
+    else:
+        shapes = {}
+    text = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'number'} {dtype}" for name, (shape, dtype) in shapes.items())
+    return {f"arrays in {path.name}": text} if text else {}
+
+
+def _fitted(adapter: Adapter, path: Store, card: System) -> tuple[System, list[str]]:
+    """The card with the resolution and step of the data, and what had to be changed."""
+    raw, remarks = _raw(adapter, path, card), []
+    shape = tuple(raw.sizes.get(name, 0) for name in card.grid.names)
+    if all(shape) and shape != card.grid.shape:
+        remarks.append(f"the resolution is {shape}, not the card's {card.grid.shape}: use system.with_grid({shape})")
+        card = card.with_grid(shape)
+    time = np.asarray(raw["time"].values, dtype=np.float64)
+    check_times(time, path)
+    if len(time) > 1 and abs(time[1] - time[0] - card.dt) > 1e-3 * card.dt:
+        step = float(f"{time[1] - time[0]:.6g}")
+        remarks.append(f"the step is {step:g}, not the card's {card.dt:g}: set dt in a copy of the card")
+        card = card.model_copy(update={"dt": step})
+    return card, remarks
+
+
+def _raw(adapter: Adapter, path: Store, card: System) -> xr.Dataset:
+    """A split as it is stored."""
+    return adapter.read(path, next(iter(_splits(adapter, path, card)), "train"), card)
+
+
+def _splits(adapter: Adapter, path: Store, card: System) -> list[str]:
+    """Splits of the data, or those into which the card cuts them."""
+    return [name for name in adapter.splits(path) if name] or ([] if card.solver else list(card.splits))
+
+
+def _describe(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: bool) -> None:
+    report.found |= {
+        "fields": ", ".join(f.name + (f" [{f.units}]" if f.units else "") for f in card.fields),
+        "grid": "; ".join(
+            f"{a.name} {a.size} {a.boundary} {a.nodes}, {_range(a.points)} {a.units}".strip() for a in card.grid.axes
+        ),
+        "step": f"{card.dt:g} {card.time_unit.removesuffix('1')}".strip(),
+    }
+    for split, ds in sets.items():
+        n, size = ds.sizes["sample"], 4 * math.prod(ds.sizes.values()) * len(card.fields)
+        report.found[split if named else "unnamed split"] = (
+            f"{n} {'trajectory' if n == 1 else 'trajectories'} of {ds.sizes['time']} frames, "
+            f"t = {_range(ds['time'].values)}, {size / 1e6:.4g} MB"
+        )
+    for p in card.parameters:
+        values = np.unique(np.concatenate([ds[p.name].values.ravel() for ds in sets.values()]))
+        report.found[f"parameter {p.name}"] = ", ".join(f"{v:g}" for v in values[:8]) + (" ..." if len(values) > 8 else "")
+
+
+def _plan(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: bool) -> None:
+    """Splits, spin-up and step."""
+    if not named:
+        report.use.append(
+            "take all of it for any split that is asked for: name splits, or training sees what it is tested on"
+        )
+    ds = next(iter(sets.values()))
+    time, spin_up = ds["time"].values, card.solver.spin_up if card.solver else 0.0
+    if ds.attrs.get("spun_up"):
+        report.use.append("use all frames: the files count time from the end of their warm-up")
+    elif time[0] < spin_up:
+        early = int((time < spin_up - 1e-6).sum())
+        report.use.append(f"leave out the spin-up: {early} frames before t = {spin_up:g}")
+        if early == len(time):
+            report.wrong.append(f"all frames are before the end of the spin-up at t = {spin_up:g}")
+    try:
+        benchmark = load_benchmark(card.name)
+    except InputError:
+        report.use.append("step by as many frames as you choose (physinterp data preflight): the card has no benchmark")
+        return
+    step = benchmark.preset(None).step
+    stride = step / card.dt
+    if abs(stride - round(stride)) < 1e-6 and stride >= 1:
+        report.use.append(f"forecast in steps of {step:g}, {round(stride)} frames (preset {benchmark.default})")
+    else:
+        report.wrong.append(f"the step {step:g} of the preset {benchmark.default} is no multiple of {card.dt:g}")
+
+
+def _check_values(report: Report, card: System, ds: xr.Dataset, values: bool | None) -> None:
+    """Values that are not finite, and fields that do not vary."""
+    size = 4 * math.prod(ds.sizes.values()) * len(card.fields)
+    if values is False or (values is None and (size > SMALL or "://" in ds.attrs["path"])):
+        report.use.append(f"values were not looked at ({size / 1e9:.3g} GB): --values reads them all")
+        return
+    try:
+        found = moments(ds, card.field_names) if ds.sizes["time"] > 1 else {}
+    except InputError as error:
+        report.wrong.append(str(error))
+        return
+    for name, row in found.items():
+        report.found[f"values of {name}"] = (
+            f"{row['mean']:.4g} +- {row['std']:.4g}, changes by {row['rms_delta']:.3g} per frame"
+        )
+        if row["std"] <= 1e-6 * row["rms"] or row["rms"] == 0:
+            report.wrong.append(f"field {name!r} is constant ({row['mean']:g}): leave it out of the card")
+        elif row["rms_delta"] <= 1e-6 * row["std"]:
+            report.wrong.append(f"field {name!r} does not change in time: it is no field to forecast")
+
+
+def _draft(path: Store) -> str | None:
+    """A card for the largest array of a file, (sample, time, y, x), or (sample, time, y, x, field) where it has five."""
+    if not isinstance(path, Path) or "array" not in {n for n, a in ADAPTERS.items() if a.matches(path)}:
+        return None
+    file, group = next(iter(array.sources(path).values()))
+    here = {n: s for n, (s, _) in arrays(file, group).items() if s.ndim in (4, 5)}
+    if not here:
+        return None
+    name, stored = max(here.items(), key=lambda item: math.prod(item[1].shape))
+    fields = [f"{name or 'field'}_{i}" for i in range(stored.shape[4])] if stored.ndim == 5 else [n or "field" for n in here]
+    axes = [
+        f"{{name: {axis}, size: {size}, start: 0, length: 1, boundary: periodic}}"
+        for axis, size in zip("yx", stored.shape[2:4], strict=True)
+    ]
+    return "\n".join(
+        (
+            f"name: {path.stem}",
+            "adapter: array",
+            f"fields: [{', '.join(f'{{name: {n}}}' for n in fields)}]",
+            f"grid: {{axes: [{', '.join(axes)}]}}",
+            "dt: 1",
+        )
+    )
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{values[0]:.4g} to {values[-1]:.4g}"

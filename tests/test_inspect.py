@@ -1,0 +1,130 @@
+"""`inspect`: what is there, what would be done with it, what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from server import serving
+from test_array import CARD, VALUES
+from test_data import APEBENCH, RBC, WELL, arrays, needs_shared, write_well
+
+from physinterp.data import well
+from physinterp.data.inspect import fitted, inspect
+from physinterp.errors import InputError
+from physinterp.system import load_system
+
+
+def test_data_of_the_well(tmp_path):
+    write_well(tmp_path)
+    write_well(tmp_path, "test", Prandtl=2.0)
+    report = inspect(tmp_path)
+    found = report.found
+    assert found["format"] == "well" and "t1_fields/velocity 2x5x12x8x2 float32" in found["arrays in a.hdf5"]
+    assert found["fields"].startswith("buoyancy [1], pressure [1]") and found["step"] == "0.25"
+    assert found["grid"].startswith("x 12 periodic uniform, 0 to 3.667; y 8 wall chebyshev, 0.009")
+    assert found["train"] == "2 trajectories of 5 frames, t = 0 to 1, 0.01536 MB"
+    assert found["parameter Prandtl"] == "1, 2" and "values of pressure" in found
+    assert report.use[:2] == [
+        "open it as rbc with the adapter well",
+        "the resolution is (12, 8), not the card's (128, 32): use system.with_grid((12, 8))",
+    ]
+    assert "forecast in steps of 0.5, 2 frames (preset quick)" in report.use
+    assert report.wrong == ["all frames are before the end of the spin-up at t = 30"]
+
+
+@needs_shared
+@pytest.mark.parametrize(
+    ("path", "name", "line"),
+    [(WELL, "rbc", "leave out the spin-up: 120 frames before t = 30"), (APEBENCH, "kolmogorov", "use all frames")],
+)
+def test_the_reference_data(path, name, line):
+    report = inspect(path, values=False)
+    assert not report.wrong and report.use[0].startswith(f"open it as {name} with the adapter ")
+    assert any(use.startswith(line) for use in report.use) and "values were not looked at" in report.use[-1]
+
+
+def test_another_step(tmp_path):
+    well.write(tmp_path / "train" / "a.hdf5", RBC, arrays(RBC), 0.3 * np.arange(5), {"Rayleigh": 1e6, "Prandtl": 1.0})
+    report = inspect(tmp_path, RBC)
+    assert "the step is 0.3, not the card's 0.25: set dt in a copy of the card" in report.use
+    assert "the step 0.5 of the preset quick is no multiple of 0.3" in report.wrong
+
+
+def test_own_arrays_get_a_card_to_begin_with(tmp_path):
+    path = tmp_path / "my data.npy"
+    np.save(path, VALUES)
+    report = inspect(path)
+    assert report.found["format"] == "array" and report.found["arrays in my data.npy"] == "array 3x9x6x4x2 float32"
+    assert report.wrong[0].startswith("no card fits; write one")
+    (tmp_path / "card.yaml").write_text(report.use[0].partition("\n")[2])
+    assert len(report.use[0].splitlines()) == 1 + 5
+    system = load_system(tmp_path)
+    assert system.grid.shape == (6, 4) and len(system.fields) == 2
+    again = inspect(path, system)
+    assert not again.wrong and again.use[0] == "open it as my data with the adapter array"
+    assert any("any split that is asked for" in line for line in again.use)
+
+
+def broken(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def nan(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["t0_fields/pressure"][0, 2, 3, 4] = np.nan
+    (path.parents[2] / "checksums.json").unlink()
+
+
+def constant(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["t0_fields/pressure"][...] = 3.0
+        file["t0_fields/buoyancy"][:, 1:] = file["t0_fields/buoyancy"][:, :1]
+    (path.parents[2] / "checksums.json").unlink()
+
+
+WRONG = {
+    "truncated": (broken, r"a.hdf5: cannot be read as HDF5 .*truncated"),
+    "0 bytes": (lambda path: path.write_bytes(b""), r"a.hdf5: cannot be read as HDF5 \(0 bytes\)"),
+    "NaN": (
+        nan,
+        r"field 'pressure' has 1 values that are not finite in sample 0, first at .*\(t = 0.5\), of trajectory a/0",
+    ),
+    "constant": (constant, "field 'pressure' is constant .3.: leave it out"),
+    "still": (constant, "field 'buoyancy' does not change in time"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_wrong(tmp_path, kind):
+    spoil, message = WRONG[kind]
+    spoil(write_well(tmp_path / "a folder"))
+    wrong = inspect(tmp_path / "a folder").wrong
+    with pytest.raises(InputError, match=message):
+        raise InputError("; ".join(wrong))
+
+
+def test_nothing_there(tmp_path):
+    assert inspect(tmp_path / "no").wrong == [f"{tmp_path / 'no'}: no such file or folder"]
+    assert "expected The Well" in inspect(tmp_path).wrong[0]
+    (tmp_path / "x.txt").write_text("")
+    assert inspect(tmp_path / "x.txt").found["format"] == "none that is known"
+
+
+def test_a_url(tmp_path):
+    write_well(tmp_path)
+    with serving(tmp_path) as server:
+        report = inspect(server.url, RBC)
+    assert report.found["train"].startswith("2 trajectories") and "values were not looked at" in report.use[-1]
+
+
+def test_a_card_is_fitted_to_the_resolution(tmp_path):
+    write_well(tmp_path)
+    assert fitted(load_system("rbc"), tmp_path).grid.shape == (12, 8)
+    (tmp_path / "card.yaml").write_text(CARD)
+    np.save(tmp_path / "a.npy", VALUES[:, :, :4])
+    assert fitted(load_system(tmp_path), tmp_path / "a.npy").grid.shape == (4, 4)
+    with pytest.raises(InputError, match="no such file"):
+        fitted(RBC, tmp_path / "b.npy")
