@@ -13,7 +13,7 @@ from physinterp.checkpoint import load_json
 from physinterp.config import home
 from physinterp.data import REMOTE, open_dataset, splits
 from physinterp.data.hdf5 import SUFFIXES
-from physinterp.data.store import located
+from physinterp.data.remote import located
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, ModelName, make_sampler, sampler_steps
