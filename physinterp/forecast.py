@@ -195,7 +195,7 @@ def initial_state(data: str | Path, system: System, time: int | None = None) -> 
         return _frame(_trajectories(path, system, time), path, time)
     try:
         with xr.open_zarr(path) if zarr else xr.open_dataset(path, engine="netcdf4") as ds:
-            if system.adapter not in REMOTE or set(system.field_names) <= set(ds.data_vars):
+            if system.adapter != "weatherbench" or set(system.field_names) <= set(ds.data_vars):
                 return _frame(ds, path, time).load()
     except InputError:
         raise
