@@ -197,7 +197,8 @@ def convert(
     plan = conversion.plan(card, wanted, data, out, choice)
     todo = plan.todo()
     for split, ds in plan.datasets.items():
-        say(f"{split}: {ds.sizes['sample']} trajectories of {ds.sizes['time']} frames")
+        count = ds.sizes["sample"]
+        say(f"{split}: {count} {'trajectory' if count == 1 else 'trajectories'} of {ds.sizes['time']} frames")
     say(f"{plan.bytes / 1e6:.4g} MB to {out}, {plan.chunk} frames per chunk, about {duration(plan.seconds())}")
     if not dry and todo:
         with bar(plan.bytes, "converting") as report:

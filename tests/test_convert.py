@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
-from test_data import RBC, arrays, write_well
+from test_data import RBC, SHARED, arrays, write_well
 
 from physinterp.data import checksums, convert, open_dataset, splits
 from physinterp.data.convert import Choice, plan
+from physinterp.data.windows import Windows
 from physinterp.errors import InputError
 from physinterp.system import load_system
+
+
+RECORD = SHARED / "era5" / "ncep_msl_natlantic_2001-2008_daily_2p5deg.nc"
 
 
 @pytest.fixture
@@ -129,3 +133,17 @@ def test_values_that_are_not_finite_are_named(root, copy, monkeypatch):
     well.write(root / "data" / "valid" / "a.hdf5", RBC, values, 0.25 * np.arange(5), {"Rayleigh": 1e6, "Prandtl": 1.0})
     with pytest.raises(InputError, match=r"source: field 'pressure' is not finite at t = 0.5 of trajectory a/1"):
         convert.convert(plan(RBC, ["valid"], root, copy))
+
+
+def test_a_record_keeps_its_dates(copy):
+    """ERA5's layout, which has no windows of its own; the card of the original still opens the copy."""
+    if not RECORD.is_file():
+        pytest.skip(f"no reference data at {RECORD}")
+    with pytest.raises(InputError, match="windows are read from a local copy of such data: physinterp data convert"):
+        Windows("natlantic", "train", RECORD)
+    card = load_system("natlantic")
+    convert.convert(plan(card, ["valid"], RECORD, copy))
+    ds, expected = (open_dataset(card, "valid", path).load() for path in (copy, RECORD))
+    assert ds.date.dtype.kind == "M" and (ds.date.values == expected.date.values).all()
+    np.testing.assert_array_equal(ds.msl, expected.msl)
+    assert Windows(card, "valid", copy, batch=2)[0].states.shape == (2, 2, 1, 17, 33)

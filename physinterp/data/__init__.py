@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import xarray as xr
 
-from physinterp.data import apebench, array, generate, weatherbench, well
+from physinterp.data import apebench, array, checksums, generate, weatherbench, well
 from physinterp.data.remote import Store, located
 from physinterp.errors import InputError
 from physinterp.system import System, load_system, near
@@ -79,7 +79,7 @@ def open_dataset(
         raise InputError(f"options {sorted(options)} are for generated data; leave them out with data={str(data)!r}")
     else:
         folder = located(data)
-        ds = _adapter(folder, card).read(folder, split, card, verify)
+        ds = adapter_of(folder, card).read(folder, split, card, verify)
     ds = _conform(ds, card, folder)
     names = ("title", "source", "licence", "citation")
     return ds.assign_attrs({"system": card.name, "split": split, "path": str(folder)} | {n: getattr(card, n) for n in names})
@@ -88,12 +88,16 @@ def open_dataset(
 def splits(data: str | Path, system: System | None = None) -> tuple[str, ...]:
     """Splits at a path, in the order train, valid, test; for one unnamed split those of the card, empty without a card."""
     path = located(data)
-    found = tuple(name for name in _adapter(path, system).splits(path) if name)
+    found = tuple(name for name in adapter_of(path, system).splits(path) if name)
     return found or (tuple(system.splits) if system is not None else ())
 
 
-def _adapter(path: Store, system: System | None = None) -> Adapter:
-    """The adapter whose format the content has; the card's own is tried first."""
+def adapter_of(path: Store, system: System | None = None) -> Adapter:
+    """The adapter whose format the content has; the card's own is tried first.
+
+    Raises:
+        InputError: nothing is there, or no format is known; the message says what was expected.
+    """
     if isinstance(path, str):
         kinds = [n for n in REMOTE if system is None or (n == "weatherbench") == (system.adapter == "weatherbench")]
         for name in sorted(kinds, key=lambda n: system is None or n != system.adapter):
@@ -101,6 +105,8 @@ def _adapter(path: Store, system: System | None = None) -> Adapter:
                 return ADAPTERS[name]
         expected = "; ".join(ADAPTERS[name].EXPECTED for name in kinds)
         raise InputError(f"{path}: read from URLs are {expected}; download other data, and give their folder")
+    if (path / checksums.REGIONS).is_file():  # what `convert` wrote, whatever it was before
+        return array
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = near(path.name, siblings) if len(siblings) <= 50 and siblings else "check the path"

@@ -6,6 +6,7 @@ All of them are `physinterp.data.parts.Stored`.
 from __future__ import annotations
 
 import itertools
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,8 +107,9 @@ class RawChunks:
     """An uncompressed zarr array of chunks (1, frames, *rest), read from its files."""
 
     def __init__(self, path: Path, array: zarr.Array) -> None:
-        self.folder, self.store = path / array.path, path
+        self.store, self.name, self.folder = path, array.path, str(path / array.path)
         self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype
+        self.frame = self.dtype.itemsize * math.prod(self.shape[2:])
         self._key = array.metadata.encode_chunk_key
 
     @staticmethod
@@ -123,7 +125,8 @@ class RawChunks:
         if not isinstance(samples, int | np.integer):
             return np.stack([self[(i, *index[1:])] for i in range(self.shape[0])[samples]])
         wanted = range(self.shape[1])[frames] if isinstance(frames, slice) else range(frames, frames + 1)
-        values = np.concatenate([self._frames(int(samples), *run) for run in self._runs(wanted)])
+        found = [self._frames(int(samples), *run) for run in self._runs(wanted)]
+        values = found[0] if len(found) == 1 else np.concatenate(found)
         return values[(slice(None) if isinstance(frames, slice) else 0, *index[2:])]
 
     def _runs(self, wanted: range) -> list[tuple[int, int, int]]:
@@ -136,16 +139,16 @@ class RawChunks:
 
     def _frames(self, sample: int, chunk: int, first: int, count: int) -> np.ndarray:
         rest = self.shape[2:]
-        size = int(np.prod(rest))
-        file = self.folder / self._key((sample, chunk, *(0,) * len(rest)))
+        key = self._key((sample, chunk, *(0,) * len(rest)))
         try:
-            values = np.fromfile(file, self.dtype, count * size, offset=first * size * self.dtype.itemsize)
+            with open(f"{self.folder}/{key}", "rb", buffering=0) as file:
+                file.seek(first * self.frame)
+                content = file.read(count * self.frame)
         except FileNotFoundError as error:
-            name = file.relative_to(self.store)
-            raise InputError(f"{self.store}: the chunk {name} is missing: make the store again") from error
-        if len(values) < count * size:
-            raise InputError(f"{self.store}: the chunk {file.relative_to(self.store)} is truncated: make the store again")
-        return values.reshape(count, *rest)
+            raise InputError(f"{self.store}: the chunk {self.name}/{key} is missing: make the store again") from error
+        if len(content) < count * self.frame:
+            raise InputError(f"{self.store}: the chunk {self.name}/{key} is truncated: make the store again")
+        return np.frombuffer(content, self.dtype).reshape(count, *rest)
 
 
 def arrays(path: Path, group: str = "") -> Mapping[str, Named]:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp.config import load_benchmark
-from physinterp.data import ADAPTERS, Adapter, array, open_dataset
+from physinterp.data import ADAPTERS, Adapter, adapter_of, array, open_dataset
 from physinterp.data.containers import SUFFIXES, arrays, is_zarr
 from physinterp.data.hdf5 import opened
 from physinterp.data.parts import check_times
@@ -99,13 +99,7 @@ def fitted(card: System, data: str | Path) -> System:
         InputError: nothing is there, or the card does not fit.
     """
     path = located(data)
-    if isinstance(path, Path) and not path.exists():
-        raise InputError(f"{path}: no such file or folder")
-    order = sorted(ADAPTERS, key=lambda name: name != card.adapter)
-    adapter = next((ADAPTERS[name] for name in order if ADAPTERS[name].matches(path)), None)
-    if adapter is None:
-        return card  # opening says what was expected
-    raw = _raw(adapter, path, card)
+    raw = _raw(adapter_of(path, card), path, card)
     shape = tuple(raw.sizes.get(name, 0) for name in card.grid.names)
     return card.with_grid(shape) if all(shape) else card
 

@@ -96,7 +96,7 @@ class Windows:
         ds = datasets.open_dataset(card, split, data, **options)
         path = located(ds.attrs["path"])
         card = card.with_grid(tuple(ds.sizes[name] for name in card.grid.names))
-        adapter = next((name for name, a in datasets.ADAPTERS.items() if a is datasets._adapter(path, card)), "")
+        adapter = next((name for name, a in datasets.ADAPTERS.items() if a is datasets.adapter_of(path, card)), "")
         if adapter not in PARTS:
             raise InputError(f"{path}: windows are read from a local copy of such data: physinterp data convert")
         self.system, self.batch, self.seed, self.ahead, self.stride = card, batch, seed, ahead, stride
