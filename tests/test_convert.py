@@ -17,7 +17,6 @@ from physinterp.data.windows import Windows
 from physinterp.errors import InputError
 from physinterp.system import load_system
 
-
 RECORD = SHARED / "era5" / "ncep_msl_natlantic_2001-2008_daily_2p5deg.nc"
 
 
