@@ -619,7 +619,7 @@ def well_of(path: Path, system: str) -> Path:
 
 DATA = {
     "truncated": (lambda p: truncated(p / "a.h5"), "a.h5: cannot be read as HDF5"),
-    "format": (lambda p: other(p / "a.csv"), "a.csv: cannot be read as HDF5"),
+    "format": (lambda p: other(p / "a.csv"), "a.csv: no known format (found one .csv file)"),
     "other files": (lambda p: other(p / "a.csv").parent, "no known format (found a.csv); expected "),
     "empty": (lambda p: p, "no known format (found an empty folder); expected"),
     "no test or valid": (
