@@ -88,7 +88,7 @@ def command(monkeypatch, capsys):
 def test_the_evaluations_come_back(tmp_path):
     written = results(tmp_path)
     found = Results.open(tmp_path)
-    assert list(found.scores) == list(ROWS) and list(found.floors) == ["dcae"]
+    assert list(found.scores) == list(ROWS) and list(found.evaluations) == [*ROWS, "codec/dcae"]
     for name, ds in written.scores.items():
         xr.testing.assert_equal(ds, found.scores[name])
         assert found.scores[name].attrs["method"] == name
@@ -202,7 +202,7 @@ def test_who_wins_by_how_much_and_how_sure(found):
 
 def test_rows_that_cannot_be_told_apart_are_named(found):
     twin = Results(found.folder, "", {}).load()
-    twin.scores["another"] = twin.scores["si-em"]
+    twin.add("another", twin.scores["si-em"])
     twin.document["methods"]["another"] = twin.document["methods"]["si-em"]
     twin.document["rows"] += [r | {"method": "another"} for r in twin.document["rows"] if r["method"] == "si-em"]
     said = " ".join(summary(twin)["Who wins, by how much, how sure"])
