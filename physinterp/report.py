@@ -26,7 +26,7 @@ from physinterp.plot.style import error_scale, label, lead_text, scale, sides
 from physinterp.results import REFERENCES, Results
 from physinterp.summary import WORDS, about, summary
 from physinterp.system import System
-from physinterp.table import CODEC, MEAN
+from physinterp.table import CODEC, DEFINITIONS, MEAN
 
 PIXELS = 4_500_000  # of all maps together, about a byte each; the page stays under 10 MB
 LEADS = 12  # at most, of the maps
@@ -39,7 +39,7 @@ COSTS = [("evaluations", "per step"), ("time", "ms per step"), ("size", "paramet
 CAPTIONS = {
     "error": "Error of the ensemble mean against lead time, lower is better; bands are 95 % intervals. Grey: the codec "
     "alone. Below: where the error of one method comes from: lost by the codec, added by one step, grown by feedback.",
-    "crps": "Error of the ensemble as a whole against lead time, lower is better.",
+    "crps": "Error of the ensemble as a whole against lead time, lower is better; below as above.",
     "accuracy": "Error against cost: to the left is cheaper, below is better. Dotted lines cost no network evaluation.",
     "pareto": "Accuracy against spectra, one member: to the left is more accurate, below has the truth's structures at all "
     "scales. No row is better in both than one on the line. Where "
@@ -75,8 +75,7 @@ def page(results: Results) -> str:
     return template.substitute(
         title=_text(f"{results.system.title}: which emulator?"),
         subtitle=_text(f"benchmark {d['system']}, preset {d['preset_name']}, {d['data']} data, split {d['split']}"),
-        summary="".join(f"<h3>{_text(t)}</h3>{_list(s, results.scores)}" for t, s in summary(results).items()),
-        methods=_definitions({name: about(name) for name in results.scores}),
+        summary="".join(f"<h3>{_text(t)}</h3>{text}" for t, text in _summary(results).items()),
         words=_definitions(WORDS),
         table=_table(results, fields[0]),
         tables="".join(
@@ -88,7 +87,7 @@ def page(results: Results) -> str:
         second=_options(maps["methods"], _rival(results)),
         last=len(maps["leads"]) - 1,
         figures=_figures(results),
-        definitions=_definitions(dict(sorted(d["definitions"].items()))),
+        definitions=_exact(results),
         reproduce=_reproduce(results),
     )
 
@@ -100,6 +99,14 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _summary(results: Results) -> dict[str, str]:
+    """Titles and paragraphs, with what the methods are after what was done."""
+    said = {title: _list(sentences, results.scores) for title, sentences in summary(results).items()}
+    first, done, *others = said.items()
+    methods = "The methods", _definitions({name: about(name) for name in results.scores})
+    return dict([first, done, methods, *others])
+
+
 def _list(sentences: Iterable[str], names: Iterable[str]) -> str:
     """Sentences with the names of methods in bold."""
     known = "|".join(re.escape(_text(name)) for name in sorted(names, key=len, reverse=True))
@@ -109,6 +116,15 @@ def _list(sentences: Iterable[str], names: Iterable[str]) -> str:
 
 def _definitions(words: Mapping[str, str]) -> str:
     return f"<dl>{''.join(f'<dt>{_text(w)}</dt><dd>{_text(meaning)}</dd>' for w, meaning in words.items())}</dl>"
+
+
+def _exact(results: Results) -> str:
+    """Definitions of the scores of these results, and folded those of the others."""
+    d = results.document
+    scores = {r["score"] for r in d["rows"]} | set(DEFINITIONS)
+    used = {name for name in d["definitions"] if any(s == name or s.startswith(f"{name}_") for s in scores)}
+    parts = [{n: d["definitions"][n] for n in sorted(names)} for names in (used, d["definitions"].keys() - used)]
+    return f"{_definitions(parts[0])}<details><summary>Other scores</summary>{_definitions(parts[1])}</details>"
 
 
 def _options(names: Iterable[str], chosen: str | None = None) -> str:
@@ -151,7 +167,7 @@ def _table(results: Results, field: str) -> str:
         f"<small>{_text(unit)}</small></button></th>"
         for i, (name, unit) in enumerate([("method", "\N{NO-BREAK SPACE}"), *columns, *COSTS])
     )
-    caption = f"{_text(_title(results, field))}; in brackets 95 % intervals; bold: the smallest"
+    caption = f"{_text(_title(results, field))}; below each number its 95 % interval; bold: the smallest"
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{_text(_title(results, field))}"><table class="sortable">'
         f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -173,12 +189,12 @@ def _score(row: xr.Dataset, lowest: float | None) -> str:
         return "<td></td>" if lowest is None else '<td data-value="1e300">lost</td>'
     text = f"<b>{_digits(value)}</b>" if value == lowest else _digits(value)
     if math.isfinite(low):
-        text += f"<small>[{_digits(low)}, {_digits(high)}]</small>"
+        text += f"<small>{_digits(low)}\N{EN DASH}{_digits(high)}</small>"
     return f'<td data-value="{value!r}">{text}</td>'
 
 
 def _digits(value: float) -> str:
-    return f"{value:.4f}" if value < 100 else f"{value:.3g}"
+    return f"{value:#.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _reproduce(results: Results) -> str:

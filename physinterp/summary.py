@@ -85,6 +85,7 @@ def _verdict(results: Results) -> Iterator[str]:
         for lead, name in best.items():
             leads.setdefault(name, []).append(f"{lead:g}")
         won = [f"{name} at lead{'s' if len(at) > 1 else ''} {_listed(at)}" for name, at in leads.items()]
+        won = won if len(leads) > 1 else [f"{name} at every lead"]
         lead = list(best)[len(best) // 2]
         record = results.document["methods"][best[lead]]
         cost = f" Its cost: {_cost(record)}." if "evaluations" in record else ""

@@ -156,11 +156,10 @@ def accuracy(table: xr.Dataset, system: System, lead: float, field: str = MEAN) 
                 ax.axhline(value, color=look["color"], linestyle=":", label=name_of(name))
             elif np.isfinite(value):
                 ax.errorbar(cost, value, yerr=_bars(row), label=name, linestyle="", markersize=7, capsize=2, **look)
-        logarithmic(ax, "y")
         ax.set(xscale="log", xlabel="network evaluations per step", ylabel=TITLES[score])
+        logarithmic(ax, "y")
         costs = sorted({int(c) for c in table["evaluations"].values if c >= 1})
         ax.set_xticks(costs, [str(c) for c in costs])
-        ax.minorticks_off()
         ax.grid(alpha=0.3, linewidth=0.4)
     legend(figure, axes[0])
     what = f"{label(system, field)}, {lead_text(system, lead)}"

@@ -72,6 +72,8 @@ def _compare(top: Axes, bottom: Axes, found: Mapping[str, xr.Dataset]) -> None:
     top.set_ylim(max(truth.min() / 30, truth.max() * 1e-12), truth.max() * 5)
     bottom.axhline(1, color="black", linewidth=1)
     bottom.set_ylim(0, 2.5)
+    for ax in (top, bottom):
+        ax.minorticks_off()
 
 
 def _stack(ax: Axes, parts: xr.DataArray) -> None:
@@ -86,3 +88,4 @@ def _stack(ax: Axes, parts: xr.DataArray) -> None:
     top = np.nanmax(edges[-1], initial=1.0)
     ax.axhline(1, color="black", linewidth=1)
     ax.set(xscale="log", yscale="log", ylim=(max(float(np.nanmin(edges[-1], initial=1.0)) / 10, 1e-8), top * 2))
+    ax.minorticks_off()
