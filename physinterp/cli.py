@@ -20,7 +20,10 @@ app = typer.Typer(help="Emulators of physical systems with stochastic interpolan
 app.add_typer(data, name="data")
 single = typer.Typer(**OPTIONS)  # `python -m physinterp.benchmark`: one command without a name
 
-Model = Annotated[Path, typer.Argument(help="Folder of a trained interpolant, as in PHYSINTERP_HOME/runs/*/interpolant-*.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="A trained model: a system, as rbc, one of its models, as rbc/edm-identity-unet, or its folder."),
+]
 ResultsFolder = Annotated[
     Path, typer.Argument(help="Folder of the results of a benchmark, such as results/rbc.", metavar="RESULTS")
 ]
@@ -85,10 +88,11 @@ def tune(model: Model, leads: Leads = 5) -> None:
     Prints the scores of all trials with the Pareto set marked, and keeps the named settings accurate (smallest VRMSE of a
     member), balanced (CRPS) and spectral (SRMSE) beside the weights, in settings.json.
     """
+    from physinterp.forecast import folder
     from physinterp.tune import SCORES, Validation
     from physinterp.tune import tune as walk
 
-    validation = Validation.of(model, leads)
+    validation = Validation.of(folder(model), leads)
     trials, chosen = walk(validation)
     title = f"{validation.name}, validation split, mean of leads 1 to {validation.leads}"
     table = Table(title=title, title_justify="left")
@@ -114,9 +118,10 @@ def doctor(
     Exit code 0 where nothing is off, 1 where something is; each such line says the likely cause.
     """
     from physinterp.doctor import examine, usual
+    from physinterp.forecast import folder
     from physinterp.tune import Validation
 
-    validation = Validation.of(model, leads)
+    validation = Validation.of(folder(model), leads)
     findings = examine(validation, usual(validation, sampler, steps))
     table = Table(title=f"{validation.name}, {sampler} with {steps} steps, validation split", title_justify="left")
     for label in ("question", "measured", "expected", ""):
@@ -217,7 +222,7 @@ def plan(
 
 @app.command()
 def forecast(
-    model: Annotated[str, typer.Argument(help="Folder of a trained model, or rbc or rbc/interpolant-identity-unet.")],
+    model: Model,
     init: Annotated[
         str, typer.Option(help="Initial states: netCDF or zarr, a forecast to continue, or data of the system, also a URL.")
     ],
