@@ -167,7 +167,7 @@ def damage(folder: Path, what: str) -> None:
 
 
 DAMAGE = {
-    "nothing there": "no results there (no scores.json); make some: physinterp benchmark --out",
+    "nothing there": "no results there (no scores.json); make some: physinterp benchmark --system rbc --out",
     "no JSON": "scores.json is damaged",
     "older": "scores.json: expected results of format 2, found an older one: run the benchmark again",
     "newer": "expected results of format 2, found 99",
