@@ -158,7 +158,10 @@ class Job:
         else:
             ds = developed(datasets.open_dataset(self.system, self.split, self.options.data), self.system)
             starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
-        return ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
+        found = ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
+        if found.truth.nbytes <= 4 * AT_ONCE:  # else every row reads it lead by lead, which takes longer than its forecasts
+            found.initial.load(), found.truth.load()
+        return found
 
     def check(self) -> None:
         """Find what cannot work before anything is trained: the folder of the results, and the user's data."""

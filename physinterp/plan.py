@@ -35,6 +35,7 @@ COPIES = 6  # of the parameters in training: weights, gradient, two moments, mov
 STATES = 5  # of the states of the training split, while the statistics of their steps are taken
 SCORING = 6  # copies of one lead's forecasts in single precision that the scores take
 AT_ONCE = 2**25  # values at one lead of a forecast that are forecast and scored together
+RESIDUALS = 64  # states of which the residual is taken together, without gradients: half of what is kept with them
 BATCH = 16  # trajectories that the solver advances together
 QUICK = 2.0  # seconds
 
@@ -177,13 +178,16 @@ class Plan:
 
     def memory(self) -> dict[str, int]:
         """Bytes of memory at most, by what takes them; training and forecasting do not happen at once."""
+        import lightning_fabric  # noqa: F401  as the training does
+
         batch = self.preset.training.batch
-        training = max((COPIES * FLOAT * n.parameters + batch * n.activations for n in self.networks), default=0)
+        states = max(batch, RESIDUALS / 2)
+        training = max((COPIES * FLOAT * n.parameters + states * n.activations for n in self.networks), default=0)
         scoring = SCORING * FLOAT * min(self._values * self.cases * self.preset.members, AT_ONCE)
         return {
             "libraries": peak_memory(),
             "states of train and valid": STATES * self._states("train") + self._states("valid") + self.latents,
-            "training or forecasting": max(training, scoring),
+            "training or forecasting": round(max(training, scoring)),
         }
 
     def seconds(self) -> dict[str, float]:

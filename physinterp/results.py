@@ -78,7 +78,9 @@ class Results:
         """
         found = cls(Path(folder))
         if not found.path.is_file():
-            raise InputError(f"{folder}: no results there (no scores.json); make some: physinterp benchmark --system rbc --out {folder}")
+            raise InputError(
+                f"{folder}: no results there (no scores.json); make some: physinterp benchmark --system rbc --out {folder}"
+            )
         return found.load()
 
     def complete(self, weights: dict[str, Any]) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -497,6 +499,23 @@ def test_what_is_there_costs_nothing(fresh_home, monkeypatch):
     assert digest(folder / "weights.safetensors")
     edm = next(n for n in made.networks if n.name == "edm-identity-unet")
     assert edm.ready and edm.seconds == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["kolmogorov", "rbc"])
+def test_the_memory_of_a_run_is_that_of_its_plan(tmp_path, system):
+    """Within 20 %; each in a process of its own."""
+    environment = os.environ | {"PHYSINTERP_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-c", "from physinterp.cli import main; main()", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=600).stdout
+
+    line = next(x for x in run("plan", "--system", system, "--preset", "tiny").splitlines() if "memory, at most" in x)
+    planned = 1e6 * float(line.split("│")[-2].replace("MB", "").replace(",", ""))
+    run("benchmark", "--system", system, "--preset", "tiny", "--out", str(tmp_path / "out"))
+    used = json.loads((tmp_path / "out" / "scores.json").read_text())["peak_memory"]
+    assert planned == pytest.approx(used, rel=0.2)
 
 
 @pytest.mark.parametrize(
