@@ -38,6 +38,7 @@ AT_ONCE = 2**25  # values at one lead of a forecast that are forecast and scored
 RESIDUALS = 64  # states of which the residual is taken together, without gradients: half of what is kept with them
 BATCH = 16  # trajectories that the solver advances together
 QUICK = 2.0  # seconds
+DRAWING = 4.0  # seconds of all plots per field, and once more
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Plan:
             "data": self._data(),
             "training": sum(n.seconds for n in self.networks),
             "calibration and forecasts": sum(self._forecasts()),
-            "scores": sum(self._scores()),
+            "scores and plots": sum(self._scores()) + DRAWING * (1 + len(self.system.fields)),
         }
 
     def _data(self) -> float:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from physinterp import plot
 from physinterp.checkpoint import replacing
-from physinterp.plot.style import error_scale, label, lead_text, scale, sides
+from physinterp.plot.style import error_scale, label, lead_text, scale, sides, time_unit
 from physinterp.results import REFERENCES, Results
 from physinterp.summary import WORDS, about, summary
 from physinterp.system import System
@@ -262,7 +262,7 @@ def _maps(results: Results) -> dict[str, Any]:
     for name, found in fields.items():
         found["bars"] = [bars[name], any_error]
     leads = [f"{float(x):g}" for x in truth["lead_time"]]
-    return {"leads": leads, "unit": results.system.time_unit.strip("1"), "methods": list(members), "fields": fields}
+    return {"leads": leads, "unit": time_unit(results.system), "methods": list(members), "fields": fields}
 
 
 def _maps_of(

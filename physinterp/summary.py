@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp import budget
-from physinterp.plot.style import lead_text
+from physinterp.plot.style import lead_text, time_unit
 from physinterp.results import Results
 from physinterp.table import CODEC, MEAN, ratio, with_mean
 
@@ -95,7 +95,7 @@ def _verdict(results: Results) -> Iterator[str]:
 
 def _setting(results: Results) -> Iterator[str]:
     d, first = results.document, next(iter(results.scores.values()))
-    leads, unit = results.all_leads(), results.system.time_unit.removeprefix("1")
+    leads, unit = results.all_leads(), time_unit(results.system)
     cases, trajectories = first.sizes["case"], len(set(first["trajectory"].values.tolist()))
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "

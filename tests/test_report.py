@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
@@ -437,6 +438,36 @@ def test_report(command, copy, tmp_path, without_plots):
         and out.strip() == str(tmp_path / "b.html")
         and (tmp_path / "b.html").read_text().startswith("<!DOCTYPE html>")
     )
+
+
+@pytest.mark.parametrize("name", ["report", "plot", "plan", "demo"])
+def test_ctrl_c(command, copy, monkeypatch, name, fresh_home):
+    """One line and 130; no page and no plot that is half written."""
+
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for target in ((report, "_figures"), (plot, "save"), (Plan, "__init__"), (benchmark, "run")):
+        monkeypatch.setattr(*target, stop)
+    before = sorted(p.name for p in copy.iterdir())
+    arguments = {"report": [copy], "plot": [copy, "error"], "plan": ["--system", "rbc"], "demo": ["--out", copy]}[name]
+    code, out, lines = command(name, *arguments)
+    assert (code, out, [x for x in lines if x]) == (130, "", [
+        "interrupted: what is finished is kept, and the same command goes on from there"])  # fmt: skip
+    assert sorted(p.name for p in copy.iterdir()) == before
+
+
+def test_a_full_disk(command, copy, monkeypatch, without_plots):
+    """The page that was there stays."""
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (copy / "report.html").write_text("the page of an earlier run")
+    monkeypatch.setattr(Path, "write_text", full)
+    code, out, lines = command("report", copy)
+    assert code == 2 and not out and len(lines) == 1 and "no space left to write" in lines[0] and "report.html" in lines[0]
+    assert (copy / "report.html").read_text() == "the page of an earlier run"
 
 
 def test_demo(command, copy, monkeypatch, tmp_path, without_plots):

@@ -57,21 +57,26 @@ def label(system: System, field: str) -> str:
 
 def units(system: System, field: str) -> str:
     """Of a field, empty where it has none."""
-    return next((f.units for f in system.fields if f.name == field), "").removeprefix("1")
+    return next((f.units for f in system.fields if f.name == field and f.units != "1"), "")
+
+
+def time_unit(system: System) -> str:
+    """Of lead times, empty where it has none."""
+    return "" if system.time_unit == "1" else system.time_unit
 
 
 def lead_label(system: System) -> str:
     """The lead time with its units."""
-    return _with_units("lead time", system.time_unit)
+    return _with_units("lead time", time_unit(system))
 
 
 def lead_text(system: System, lead: float) -> str:
     """lead 6 h."""
-    return f"lead {lead:g} {system.time_unit.removeprefix('1')}".rstrip()
+    return f"lead {lead:g} {time_unit(system)}".rstrip()
 
 
 def _with_units(text: str, units: str) -> str:
-    return f"{text} [{units}]" if units not in ("", "1") else text
+    return f"{text} [{units}]" if units else text
 
 
 def sides(grid: Grid) -> tuple[Axis, Axis]:
