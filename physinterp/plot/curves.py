@@ -30,7 +30,7 @@ def error_growth(
     """A score against lead time, one panel per field, with 95 % intervals and the codec alone in grey.
 
     Arguments:
-        table: dims (row, field, lead_time, score): `value`, `low`, `high`, as `Results.table`.
+        table: dims (row, field, lead_time, score): `value`, `low`, `high`, as `physinterp.table.to_xarray` gives.
         system: the card.
         score: name of the score.
         scores: evaluation of a method; where it has an error budget, its shares are drawn below.

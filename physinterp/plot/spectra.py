@@ -29,7 +29,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, metho
     size = (3.9 * len(fields) + 2.6, 2.1 * sum(heights))
     figure, axes = grid_of(len(heights), len(fields), *size, sharex=True, gridspec_kw={"height_ratios": heights})
     for column, field in enumerate(fields):
-        _compare(*axes[:2, column], {n: _at(ds, field, lead) for n, ds in scores.items()})
+        _compare(axes[0, column], axes[1, column], {n: _at(ds, field, lead) for n, ds in scores.items()})
         axes[0, column].set_title(label(system, field), fontsize=10)
         if parts is not None:
             _stack(axes[2, column], parts.sel(field=field).sel(lead_time=lead, method="nearest"))
