@@ -20,10 +20,12 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from rich.console import Console
@@ -32,6 +34,8 @@ from torch import Tensor, nn
 
 from physinterp.checkpoint import load_tensors, reading, save_tensors
 from physinterp.config import Training
+from physinterp.data.windows import Windows
+from physinterp.fields import FieldStack
 from physinterp.optim import optimizers
 from physinterp.types import Conditioning
 
@@ -41,6 +45,10 @@ WARMUP = 0.02  # share of the budget over which the learning rate rises
 SEARCH = 0.05  # share of the budget that each candidate of the learning rate gets
 STATE = "state.safetensors"  # the state of a training in its folder
 SAVE_SECONDS = 30.0  # between two savings of the state of a training
+
+
+Batch: TypeAlias = tuple[Tensor, Tensor, Conditioning]
+"""x0, x1 and their conditioning."""
 
 
 class Objective(Protocol):
@@ -53,7 +61,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Pairs:
-    """Successive states: trajectories (N, T, C, *S), parameters (N, P), stride in frames, all in memory.
+    """Successive states: trajectories (N, T, C, *S) in memory or memory-mapped, parameters (N, P), stride in frames.
 
     Along the axes `homogeneous` (negative numbers) the equations do not vary: a pair moved along them is another pair.
     """
@@ -66,15 +74,50 @@ class Pairs:
     def __len__(self) -> int:
         return self.states.shape[0] * (self.states.shape[1] - self.stride)
 
-    def select(self, index: Tensor) -> tuple[Tensor, Tensor, Conditioning]:
+    def select(self, index: Tensor) -> Batch:
         """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
         n, t = index // (self.states.shape[1] - self.stride), index % (self.states.shape[1] - self.stride)
         return self.states[n, t], self.states[n, t + self.stride], Conditioning(self.parameters[n])
+
+    def later(self, index: Tensor) -> Callable[[], Batch]:
+        """`select`, when it is asked for."""
+        return partial(self.select, index)
 
     def difference_std(self) -> Tensor:
         """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""
         squares = [(z[self.stride :] - z[: -self.stride]).double().square().mean((0, 2, 3)) for z in self.states]
         return torch.stack(squares).mean(0).sqrt().clamp(min=1e-6).float()
+
+
+class WindowPairs:
+    """The pairs that `Pairs` has, under the same numbers and to the same bits, read from files that memory need not hold.
+
+    Arguments:
+        windows: of two states.
+        stack: normalises them.
+    """
+
+    def __init__(self, windows: Windows, stack: FieldStack) -> None:
+        self.windows, self.stack, self.homogeneous = windows, stack, windows.system.grid.homogeneous
+        self._ahead = ThreadPoolExecutor(1)
+
+    def __len__(self) -> int:
+        return self.windows.count
+
+    def select(self, index: Tensor) -> Batch:
+        """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
+        batch = self.windows.select(index.numpy())
+        states = self.stack.normalise(batch.states.double()).float()
+        return states[:, 0], states[:, 1], Conditioning(batch.parameters)
+
+    def later(self, index: Tensor) -> Callable[[], Batch]:
+        """`select`, begun now by another thread."""
+        return self._ahead.submit(self.select, index).result
+
+    def difference_std(self) -> Tensor:
+        """Standard deviation of x1 - x0 per channel, shape (C,), from the statistics."""
+        known = self.stack.statistics
+        return torch.tensor(known.delta_std) / torch.tensor(known.std)
 
 
 @dataclass
@@ -145,8 +188,8 @@ class Trainer:
     def fit(
         self,
         model: nn.Module,
-        train: Pairs,
-        valid: Pairs,
+        train: Pairs | WindowPairs,
+        valid: Pairs | WindowPairs,
         budget: float,
         label: str,
         decay: float = 1.0,
@@ -198,7 +241,9 @@ class Trainer:
             "pairs": len(train),
         }
 
-    def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
+    def _search(
+        self, model: nn.Module, train: Pairs | WindowPairs, valid: Pairs | WindowPairs, budget: float, tick: Any
+    ) -> tuple[_Run, dict]:
         """Each learning rate gets the same steps from the same start, a small share of the budget; the best one goes on."""
         first = {k: v.detach().clone() for k, v in model.state_dict().items()}
         losses: dict[str, float] = {}
@@ -224,13 +269,21 @@ class Trainer:
         return run, losses
 
     def _advance(
-        self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None, steps: int | None = None
+        self,
+        run: _Run,
+        train: Pairs | WindowPairs,
+        budget: float,
+        until: float,
+        tick: Any,
+        state: Path | None,
+        steps: int | None = None,
     ) -> None:
         """Optimise until the share `until` of the budget is used, or for a number of steps where one is given."""
         model, *updates = self.fabric.setup(run.model, *run.optimizers)
         model.mark_forward_method("loss")
         full = [o.param_groups[0]["lr"] for o in run.optimizers]
         plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
+        following = self._draw(train, run.step)
         with (self.folder / "log.jsonl").open("a") as log:
             while run.step < (steps or math.inf):
                 p = plan.used(run.step, run.elapsed, budget)
@@ -240,7 +293,8 @@ class Trainer:
                 rate = run.rate * factor
                 for optimizer, lr in zip(run.optimizers, full, strict=True):
                     optimizer.param_groups[0]["lr"] = lr * factor
-                loss, norm = self._step(model, updates, train, run.step)
+                drawn, following = following, self._draw(train, run.step + 1)
+                loss, norm = self._step(model, updates, *drawn, train.homogeneous)
                 if not torch.isfinite(loss):
                     raise FloatingPointError(f"loss is {loss.item()} at step {run.step}, learning rate {rate:.2g}: lower it")
                 run.step += 1
@@ -257,11 +311,21 @@ class Trainer:
                     save_tensors(run.tensors(), state)
                     saved = time.perf_counter()
 
-    def _step(self, model: Any, optimizers: list[Any], train: Pairs, step: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, train: Pairs | WindowPairs, step: int) -> tuple[Callable[[], Batch], torch.Generator]:
+        """The batch of a step, which depends on the seed and the step alone, and the generator that drew it."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        index = torch.randint(len(train), (self.plan.batch,), generator=generator)
-        x0, x1, cond = _to(train.select(index), self.fabric.device)
-        for axis in train.homogeneous:
+        return train.later(torch.randint(len(train), (self.plan.batch,), generator=generator)), generator
+
+    def _step(
+        self,
+        model: Any,
+        optimizers: list[Any],
+        batch: Callable[[], Batch],
+        generator: torch.Generator,
+        homogeneous: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        x0, x1, cond = _to(batch(), self.fabric.device)
+        for axis in homogeneous:
             shift = int(torch.randint(x0.shape[axis], (), generator=generator))
             x0, x1 = x0.roll(shift, axis), x1.roll(shift, axis)
         loss = model.loss(x0, x1, cond, generator)
@@ -273,7 +337,7 @@ class Trainer:
         return loss.detach(), norm
 
     @torch.no_grad()
-    def validate(self, model: Any, valid: Pairs, batches: int = 8) -> float:
+    def validate(self, model: Any, valid: Pairs | WindowPairs, batches: int = 8) -> float:
         """Mean loss over pairs spread evenly over the validation split, with the same noise every time."""
         training = model.training
         model.eval()
@@ -289,7 +353,7 @@ class Trainer:
         return sum(losses) / count
 
 
-def _to(batch: tuple[Tensor, Tensor, Conditioning], device: torch.device) -> tuple[Tensor, Tensor, Conditioning]:
+def _to(batch: Batch, device: torch.device) -> Batch:
     x0, x1, cond = batch
     parameters = None if cond.parameters is None else cond.parameters.to(device)
     return x0.to(device), x1.to(device), Conditioning(parameters)

@@ -190,11 +190,7 @@ def _plan(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: b
         report.use.append(f"leave out the spin-up: {early} frames before t = {spin_up:g}")
         if early == len(time):
             report.wrong.append(f"all frames are before the end of the spin-up at t = {spin_up:g}")
-    try:
-        benchmark = load_benchmark(card.name)
-    except InputError:
-        report.use.append("step by as many frames as you choose (physinterp data preflight): the card has no benchmark")
-        return
+    benchmark = load_benchmark(card)
     step = benchmark.preset(None).step
     stride = step / card.dt
     if abs(stride - round(stride)) < 1e-6 and stride >= 1:
