@@ -42,7 +42,7 @@ from physinterp.methods import METHODS, Method, make_sampler, method, model_name
 from physinterp.options import Options
 from physinterp.results import Results
 from physinterp.runs import Runs, developed
-from physinterp.system import System, load_system, near
+from physinterp.system import load_system, near
 from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 

@@ -145,18 +145,12 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
     return ds.assign_coords(k=of_truth.k.numpy())
 
 
-def spectral_axes(grid: Grid) -> tuple[int, ...]:
-    """The periodic axes; where there is none, such as in a limited area, the uniform ones that are no latitude."""
-    uniform = (i - len(grid.axes) for i, a in enumerate(grid.axes) if a.nodes == "uniform" and not a.latitude)
-    return grid.periodic or tuple(uniform)
-
-
 def spectrum(x: Tensor, grid: Grid) -> metrics.Spectrum:
     """Power over the spectral axes of fields (..., C, *S), physical wavenumbers; with a Hann window where none is periodic.
 
     Along a single axis the Nyquist shell is left out: spectral solvers keep it empty, and a ratio to nothing says nothing.
     """
-    axes, window = spectral_axes(grid), None if grid.periodic else "hann"
+    axes, window = grid.spectral, None if grid.periodic else "hann"
     spacing = [grid.axes[a].spacing for a in axes]
     s = metrics.power_spectrum(x, torch.from_numpy(grid.weights), axes=axes, spacing=spacing, window=window)
     if len(spacing) > 1:

@@ -148,7 +148,7 @@ class Runs:
         if lacking := [name for name in ("train", "valid") if name not in found]:
             raise InputError(
                 f"{self.data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing (found "
-                f"{', '.join(found) or 'none that has a name'}): name them as files, folders or groups, or by dates in the card"
+                f"{', '.join(found) or 'none that has a name'}): name them as files, folders or groups, or give the card dates"
             )
 
     def open(self, split: str) -> xr.Dataset:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import LevelEmbedding, Position
+from physinterp.nn.layers import LevelEmbedding, Position, continued
 from physinterp.types import Boundary, Conditioning
 
 
