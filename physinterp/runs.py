@@ -147,8 +147,8 @@ class Runs:
         found = splits(self.data, self.system)
         if lacking := [name for name in ("train", "valid") if name not in found]:
             raise InputError(
-                f"{self.data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing (found "
-                f"{', '.join(found) or 'none that has a name'}): name them as files, folders or groups, or give the card dates"
+                f"{self.data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing "
+                f"(found {', '.join(found) or 'no names'}): name them as files, folders or groups, or give the card dates"
             )
 
     def open(self, split: str) -> xr.Dataset:
