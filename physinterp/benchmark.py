@@ -146,6 +146,8 @@ class Job:
         if self.data is None:
             return "test"
         found = datasets.splits(self.data, self.system)
+        if not found:
+            return "test"  # all of it
         for name in ("test", "valid"):
             if name in found:
                 if name == "valid":
@@ -163,12 +165,12 @@ class Job:
         else:
             ds = developed(datasets.open_dataset(self.system, self.split, self.data), self.system)
             starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
-        return ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
+        found = ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
+        return found if "date" not in ds.coords else ev.by_month(found)
 
     def check(self) -> None:
         """Find what cannot work before anything is trained: the folder of the results, and the user's data."""
         if self.data is not None:
-            self.runs.check()
             self.truth.check(self.system.field_names)
             if self.runs.data is None:
                 self._warn_range()

@@ -191,7 +191,7 @@ def convert(
     from physinterp.system import load_system
 
     card = _fitting(load_system(system), data)
-    there = splits_at(data, None if card.solver else card) if data is not None else tuple(card.splits)
+    there = splits_at(data, card) if data is not None else tuple(card.splits)
     wanted = _list(splits) or there or ("train",)
     choice = conversion.Choice(_list(fields), _range(samples, int, "--samples"), _range(times, float, "--times"), stride)
     plan = conversion.plan(card, wanted, data, out, choice)
@@ -306,7 +306,7 @@ def _fitting(card: Any, data: str | None) -> Any:
     """The card at the resolution of the data."""
     if data is None:
         return card
-    from physinterp.data.inspect import fitted
+    from physinterp.data import fitted
 
     return fitted(card, data)
 

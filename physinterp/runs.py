@@ -25,8 +25,7 @@ from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
 from physinterp.config import Preset, Training, home
-from physinterp.data import checksums, latents, open_dataset, splits
-from physinterp.data.inspect import fitted
+from physinterp.data import checksums, fitted, latents, open_dataset, splits
 from physinterp.data.remote import Store, located
 from physinterp.data.statistics import Statistics, statistics
 from physinterp.data.windows import Windows
@@ -93,9 +92,8 @@ class Runs:
         found = None if data is None else located(data)
         self.data = found.absolute() if isinstance(found, Path) else found
         if known is None:
-            system = (
-                fitted(system, self.data) if self.data is not None else system.with_grid(preset.shape or system.grid.shape)
-            )
+            shape = preset.shape or system.grid.shape
+            system = system.with_grid(shape) if self.data is None else _trainable(system, self.data)
         self.system, self.preset, self.seed, self.device = system, preset, seed, device
         self.stride = round(preset.step / system.dt)
         if self.stride < 1 or abs(self.stride * system.dt - preset.step) > 1e-6 * preset.step:
@@ -135,21 +133,6 @@ class Runs:
                 shutil.rmtree(path)
 
     # data ----------------------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Refuse data that are not the solver's and lack a split that training needs.
-
-        Raises:
-            InputError: it is missing, or the data name no splits.
-        """
-        if self.data is None:
-            return
-        found = splits(self.data, self.system)
-        if lacking := [name for name in ("train", "valid") if name not in found]:
-            raise InputError(
-                f"{self.data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing "
-                f"(found {', '.join(found) or 'no names'}): name them as files, folders or groups, or give the card dates"
-            )
 
     def open(self, split: str) -> xr.Dataset:
         """A split of the data, lazily and without spin-up; the solver makes it where it is not there yet."""
@@ -420,6 +403,21 @@ def residuals(
         parameters = None if cond.parameters is None else cond.parameters.to(device)
         found.append(x1 - mean(x0.to(device), Conditioning(parameters)).cpu())
     return torch.cat(found)
+
+
+def _trainable(system: System, data: Store) -> System:
+    """The card at the resolution of data that have every split that training needs.
+
+    Raises:
+        InputError: one is missing, or the data name no splits.
+    """
+    found = splits(data, system)
+    if lacking := [name for name in ("train", "valid") if name not in found]:
+        raise InputError(
+            f"{data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing "
+            f"(found {', '.join(found) or 'no names'}): name them as files, folders or groups, or give the card dates"
+        )
+    return fitted(system, data)
 
 
 def developed(ds: xr.Dataset, system: System) -> xr.Dataset:

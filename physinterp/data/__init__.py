@@ -86,10 +86,26 @@ def open_dataset(
 
 
 def splits(data: str | Path, system: System | None = None) -> tuple[str, ...]:
-    """Splits at a path, in the order train, valid, test; for one unnamed split those of the card, empty without a card."""
+    """Splits at a path, in the order train, valid, test: those that it names, or those into which the card cuts its dates.
+
+    Empty where all of it is one split without a name.
+    """
     path = located(data)
-    found = tuple(name for name in adapter_of(path, system).splits(path) if name)
-    return found or (tuple(system.splits) if system is not None else ())
+    adapter = adapter_of(path, system)
+    found = tuple(name for name in adapter.splits(path) if name)
+    return found or (tuple(system.splits) if system is not None and adapter is weatherbench else ())
+
+
+def fitted(system: System, data: Store) -> System:
+    """The card with the resolution of the data at a path.
+
+    Raises:
+        InputError: nothing is there, or the card does not fit.
+    """
+    path = located(data)
+    ds = adapter_of(path, system).read(path, next(iter(splits(path, system)), "train"), system)
+    shape = tuple(ds.sizes.get(name, 0) for name in system.grid.names)
+    return system.with_grid(shape) if all(shape) else system
 
 
 def adapter_of(path: Store, system: System | None = None) -> Adapter:

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp.config import load_benchmark
-from physinterp.data import ADAPTERS, Adapter, adapter_of, array, open_dataset
+from physinterp.data import ADAPTERS, Adapter, array, open_dataset
 from physinterp.data.containers import SUFFIXES, arrays, is_zarr
 from physinterp.data.hdf5 import opened
 from physinterp.data.parts import check_times
@@ -90,18 +90,6 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     if (card_text := _draft(path)) is not None:
         report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{card_text}")
     return report
-
-
-def fitted(card: System, data: str | Path) -> System:
-    """The card with the resolution of the data at a path.
-
-    Raises:
-        InputError: nothing is there, or the card does not fit.
-    """
-    path = located(data)
-    raw = _raw(adapter_of(path, card), path, card)
-    shape = tuple(raw.sizes.get(name, 0) for name in card.grid.names)
-    return card.with_grid(shape) if all(shape) else card
 
 
 def _files(path: Store) -> dict[str, str]:
