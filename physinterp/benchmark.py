@@ -31,7 +31,7 @@ from physinterp import __version__, metrics
 from physinterp import data as datasets
 from physinterp import evaluate as ev
 from physinterp.autoencoder import Identity
-from physinterp.baselines.reference import Climatology, Persistence
+from physinterp.baselines.reference import Climatology, Persistence, Season
 from physinterp.checkpoint import fingerprint, load_json, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import checksums, generate
@@ -41,7 +41,7 @@ from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
 from physinterp.options import Options
 from physinterp.results import Results
-from physinterp.runs import Runs, developed
+from physinterp.runs import Runs
 from physinterp.system import load_system, near
 from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
@@ -135,8 +135,11 @@ class Job:
             raise InputError(f"--methods names no row; known: {', '.join(METHODS)}")
         if o.sampler is not None and o.sampler not in names:
             names.append(o.sampler)
-        sampled = [n for n in names if method(n).sampler]
-        return tuple(dict.fromkeys(names)), o.sampler or ("si-em" if "si-em" in names else (sampled or names)[-1])
+        if sampled := [n for n in names if method(n).sampler]:
+            focus = "si-em" if "si-em" in names else sampled[-1]
+        else:
+            focus = next((n for n in reversed(names) if n != "climatology"), names[0])
+        return tuple(dict.fromkeys(names)), o.sampler or focus
 
     # data ----------------------------------------------------------------------------------------------------------
 
@@ -163,7 +166,7 @@ class Job:
         if self.data is None:
             ds = self.runs.open("test")
         else:
-            ds = developed(datasets.open_dataset(self.system, self.split, self.data), self.system)
+            ds = datasets.developed(datasets.open_dataset(self.system, self.split, self.data), self.system)
             starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
         found = ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
         return found if "date" not in ds.coords else ev.by_month(found)
@@ -275,21 +278,36 @@ class Job:
             written = xr.open_zarr(store, consolidated=False)
         parts, rates, first = [], [], 0
         example: list[Tensor] = []
+        seasonal = name == "climatology" and not focus and self.season is not None
         for part in self.truth.parts(self._at_once(members)):
             count, times = part.initial.sizes["sample"], list[float]()
-            if focus:
+            if seasonal:
+                forecasts = self._seasonal(part)
+            elif focus:
                 forecasts = ev.read(written.isel(sample=slice(first, first + count)), self.system)
             else:
                 forecasts = ev.physical(emulator, part, self.preset.lead, members, self.options.seed, times)
             forecasts = forecasts if first else noted(forecasts, example)
-            parts.append(ev.evaluate(forecasts, part, emulator, self.options.seed))
+            parts.append(ev.evaluate(forecasts, part, emulator, None if seasonal else self.options.seed))
             rates += [t / (count * members) for t in times]
             first += count
         ds = ev.together(parts)
         ds["example"] = ("lead_time", "field", *self.system.grid.names), torch.stack(example).numpy()
-        rate = seconds / (first * members * self.preset.lead) if focus else statistics.median(rates)
+        rate = seconds / (first * members * self.preset.lead) if focus else statistics.median(rates or [0.0])
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
         return self._keep(name, ds)
+
+    @cached_property
+    def season(self) -> Season | None:
+        """The climatology of a dated record."""
+        ds = self.runs.open("train")
+        return Season((x for x, _ in self.runs.states("train")), ds["date"].values.ravel()) if "date" in ds.coords else None
+
+    def _seasonal(self, part: ev.Cases) -> Iterator[Tensor]:
+        """The climatology at the dates of some cases, as forecasts."""
+        for k in range(part.truth.sizes["lead_time"]):
+            x = self.season(part.truth["date"].isel(lead_time=k).values)  # type: ignore[misc]
+            yield self.runs.stack.denormalise(x)[:, None]
 
     def _at_once(self, members: int) -> int:
         """Cases that are forecast and scored together: their number does not decide the memory."""

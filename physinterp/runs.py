@@ -11,7 +11,7 @@ import logging
 import math
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,7 +25,7 @@ from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
 from physinterp.config import Preset, Training, home
-from physinterp.data import checksums, fitted, latents, open_dataset, splits
+from physinterp.data import checksums, developed, latents, open_dataset, trainable
 from physinterp.data.remote import Store, located
 from physinterp.data.statistics import Statistics, statistics
 from physinterp.data.windows import Windows
@@ -35,9 +35,10 @@ from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
+from physinterp.pairs import HeldPairs, Pairs, WindowPairs, residuals
 from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System
-from physinterp.train import STATE, Pairs, Trainer, WindowPairs
+from physinterp.train import STATE, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Runs:
         self.data = found.absolute() if isinstance(found, Path) else found
         if known is None:
             shape = preset.shape or system.grid.shape
-            system = system.with_grid(shape) if self.data is None else _trainable(system, self.data)
+            system = system.with_grid(shape) if self.data is None else trainable(system, self.data)
         self.system, self.preset, self.seed, self.device = system, preset, seed, device
         self.stride = round(preset.step / system.dt)
         if self.stride < 1 or abs(self.stride * system.dt - preset.step) > 1e-6 * preset.step:
@@ -103,7 +104,7 @@ class Runs:
         self._known = known
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
-        self._pairs: dict[tuple[str, str], Pairs | WindowPairs] = {}
+        self._pairs: dict[tuple[str, str], Pairs] = {}
 
     @classmethod
     def of(cls, folder: Path, device: str = "cpu") -> tuple[Runs, ModelName]:
@@ -169,7 +170,7 @@ class Runs:
         sums = [(x.double().sum(0).cpu(), len(x)) for x, _ in self.states(split)]
         return (sum(s for s, _ in sums) / sum(n for _, n in sums)).float()  # type: ignore[union-attr]
 
-    def pairs(self, split: str, codec: str) -> Pairs | WindowPairs:
+    def pairs(self, split: str, codec: str) -> Pairs:
         """Successive states of a split in the space of a codec.
 
         Fields of a small split are held in memory, those of a large one read window by window. Latents are encoded once
@@ -180,9 +181,9 @@ class Runs:
             about = self.stride, self.system.grid.homogeneous
             parameters = torch.from_numpy(self.system.conditioning(ds))
             if codec != "identity":
-                self._pairs[split, codec] = Pairs(self._latents(split, codec, ds), parameters, *about)
+                self._pairs[split, codec] = HeldPairs(self._latents(split, codec, ds), parameters, *about)
             elif 4 * math.prod(ds.sizes.values()) * len(self.system.fields) <= HELD:
-                self._pairs[split, codec] = Pairs(self.stack.pack(ds), parameters, *about)
+                self._pairs[split, codec] = HeldPairs(self.stack.pack(ds), parameters, *about)
             else:
                 whole = open_dataset(self.system, split, ds.attrs["path"])
                 frames = slice(whole.sizes["time"] - ds.sizes["time"], None)
@@ -385,52 +386,3 @@ class Runs:
 
     def _trainer(self, folder: Path, plan: Training | None = None) -> Trainer:
         return Trainer(plan or self.preset.training, self.seed, folder, self.device)
-
-
-@torch.inference_mode()
-def residuals(
-    mean: Callable[[Tensor, Conditioning], Tensor],
-    pairs: Pairs | WindowPairs,
-    device: str,
-    batch: int = 64,
-    most: int = 1024,
-) -> Tensor:
-    """x1 - E[x1 | x0] on pairs spread evenly, shape (N, C, *S), on the CPU."""
-    index = torch.linspace(0, len(pairs) - 1, min(len(pairs), most)).long()
-    found = []
-    for rows in index.split(batch):
-        x0, x1, cond = pairs.select(rows)
-        parameters = None if cond.parameters is None else cond.parameters.to(device)
-        found.append(x1 - mean(x0.to(device), Conditioning(parameters)).cpu())
-    return torch.cat(found)
-
-
-def _trainable(system: System, data: Store) -> System:
-    """The card at the resolution of data that have every split that training needs.
-
-    Raises:
-        InputError: one is missing, or the data name no splits.
-    """
-    found = splits(data, system)
-    if lacking := [name for name in ("train", "valid") if name not in found]:
-        raise InputError(
-            f"{data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing "
-            f"(found {', '.join(found) or 'no names'}): name them as files, folders or groups, or give the card dates"
-        )
-    return fitted(system, data)
-
-
-def developed(ds: xr.Dataset, system: System) -> xr.Dataset:
-    """Data without their spin-up: the frames before the card's `spin_up`, where time starts before it.
-
-    Raises:
-        InputError: nothing is left.
-    """
-    spin_up = system.solver.spin_up if system.solver else 0.0
-    if ds.attrs.get("spun_up") or float(ds["time"][0]) >= spin_up:
-        return ds
-    kept = ds.sel(time=slice(spin_up - 1e-6, None))
-    if kept.sizes["time"] == 0:
-        raise InputError(f"the data end at t = {float(ds['time'][-1]):g}, before the spin-up of {spin_up:g} is over")
-    LOGGER.info("skipping the spin-up: %d frames before t = %g", ds.sizes["time"] - kept.sizes["time"], spin_up)
-    return kept

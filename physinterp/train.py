@@ -21,11 +21,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -34,9 +32,8 @@ from torch import Tensor, nn
 
 from physinterp.checkpoint import load_tensors, reading, save_tensors
 from physinterp.config import Training
-from physinterp.data.windows import Windows
-from physinterp.fields import FieldStack
 from physinterp.optim import optimizers
+from physinterp.pairs import Batch, Pairs
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
@@ -47,77 +44,12 @@ STATE = "state.safetensors"  # the state of a training in its folder
 SAVE_SECONDS = 30.0  # between two savings of the state of a training
 
 
-Batch: TypeAlias = tuple[Tensor, Tensor, Conditioning]
-"""x0, x1 and their conditioning."""
-
-
 class Objective(Protocol):
     """Anything with a loss of two successive states."""
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         """A scalar."""
         ...
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Successive states: trajectories (N, T, C, *S) in memory or memory-mapped, parameters (N, P), stride in frames.
-
-    Along the axes `homogeneous` (negative numbers) the equations do not vary: a pair moved along them is another pair.
-    """
-
-    states: Tensor
-    parameters: Tensor
-    stride: int
-    homogeneous: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return self.states.shape[0] * (self.states.shape[1] - self.stride)
-
-    def select(self, index: Tensor) -> Batch:
-        """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
-        n, t = index // (self.states.shape[1] - self.stride), index % (self.states.shape[1] - self.stride)
-        return self.states[n, t], self.states[n, t + self.stride], Conditioning(self.parameters[n])
-
-    def later(self, index: Tensor) -> Callable[[], Batch]:
-        """`select`, when it is asked for."""
-        return partial(self.select, index)
-
-    def difference_std(self) -> Tensor:
-        """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""
-        squares = [(z[self.stride :] - z[: -self.stride]).double().square().mean((0, 2, 3)) for z in self.states]
-        return torch.stack(squares).mean(0).sqrt().clamp(min=1e-6).float()
-
-
-class WindowPairs:
-    """The pairs that `Pairs` has, under the same numbers and to the same bits, read from files that memory need not hold.
-
-    Arguments:
-        windows: of two states.
-        stack: normalises them.
-    """
-
-    def __init__(self, windows: Windows, stack: FieldStack) -> None:
-        self.windows, self.stack, self.homogeneous = windows, stack, windows.system.grid.homogeneous
-        self._ahead = ThreadPoolExecutor(1)
-
-    def __len__(self) -> int:
-        return self.windows.count
-
-    def select(self, index: Tensor) -> Batch:
-        """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
-        batch = self.windows.select(index.numpy())
-        states = self.stack.normalise(batch.states.double()).float()
-        return states[:, 0], states[:, 1], Conditioning(batch.parameters)
-
-    def later(self, index: Tensor) -> Callable[[], Batch]:
-        """`select`, begun now by another thread."""
-        return self._ahead.submit(self.select, index).result
-
-    def difference_std(self) -> Tensor:
-        """Standard deviation of x1 - x0 per channel, shape (C,), from the statistics."""
-        known = self.stack.statistics
-        return torch.tensor(known.delta_std) / torch.tensor(known.std)
 
 
 @dataclass
@@ -188,8 +120,8 @@ class Trainer:
     def fit(
         self,
         model: nn.Module,
-        train: Pairs | WindowPairs,
-        valid: Pairs | WindowPairs,
+        train: Pairs,
+        valid: Pairs,
         budget: float,
         label: str,
         decay: float = 1.0,
@@ -241,9 +173,7 @@ class Trainer:
             "pairs": len(train),
         }
 
-    def _search(
-        self, model: nn.Module, train: Pairs | WindowPairs, valid: Pairs | WindowPairs, budget: float, tick: Any
-    ) -> tuple[_Run, dict]:
+    def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
         """Each learning rate gets the same steps from the same start, a small share of the budget; the best one goes on."""
         first = {k: v.detach().clone() for k, v in model.state_dict().items()}
         losses: dict[str, float] = {}
@@ -271,7 +201,7 @@ class Trainer:
     def _advance(
         self,
         run: _Run,
-        train: Pairs | WindowPairs,
+        train: Pairs,
         budget: float,
         until: float,
         tick: Any,
@@ -311,7 +241,7 @@ class Trainer:
                     save_tensors(run.tensors(), state)
                     saved = time.perf_counter()
 
-    def _draw(self, train: Pairs | WindowPairs, step: int) -> tuple[Callable[[], Batch], torch.Generator]:
+    def _draw(self, train: Pairs, step: int) -> tuple[Callable[[], Batch], torch.Generator]:
         """The batch of a step, which depends on the seed and the step alone, and the generator that drew it."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         return train.later(torch.randint(len(train), (self.plan.batch,), generator=generator)), generator
@@ -337,7 +267,7 @@ class Trainer:
         return loss.detach(), norm
 
     @torch.no_grad()
-    def validate(self, model: Any, valid: Pairs | WindowPairs, batches: int = 8) -> float:
+    def validate(self, model: Any, valid: Pairs, batches: int = 8) -> float:
         """Mean loss over pairs spread evenly over the validation split, with the same noise every time."""
         training = model.training
         model.eval()

@@ -30,4 +30,4 @@ def write(path: Path, shape: Sequence[int], parts: Iterable[np.ndarray]) -> None
 def read(path: Path) -> Tensor:
     """The array, memory-mapped: what is not looked at is not read, and nothing that is changed reaches the file."""
     with reading(path):
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
+        return torch.from_numpy(np.lib.format.open_memmap(path, mode="c"))
