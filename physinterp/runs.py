@@ -191,7 +191,6 @@ class Runs:
                 self._pairs[split, codec] = WindowPairs(windows, self.stack)
         return self._pairs[split, codec]
 
-    @torch.inference_mode()
     def _latents(self, split: str, name: str, ds: xr.Dataset) -> Tensor:
         """Encoded states (N, T, Cz, *Sz) of a split; the name of the file is the hash of the codec and the data."""
         codec = self.codec(name)
@@ -203,7 +202,8 @@ class Runs:
             LOGGER.info("encoding %s with %s", split, name)
             shape = codec.latent_channels, *codec.latent_shape(self.system.grid.shape)
             encoded = (codec.encode(x, cond).cpu().numpy() for x, cond in self.states(split))
-            latents.write(path, (ds.sizes["sample"], ds.sizes["time"], *shape), encoded)
+            with torch.inference_mode():
+                latents.write(path, (ds.sizes["sample"], ds.sizes["time"], *shape), encoded)
         return latents.read(path)
 
     # models --------------------------------------------------------------------------------------------------------
