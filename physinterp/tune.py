@@ -42,6 +42,7 @@ LOGGER = logging.getLogger(__name__)
 VERSION = 1  # raised when calibrations of the same weights change
 CORRELATIONS = (0.0, 0.5, 0.8)  # candidates
 TEMPERATURES = (0.25, 4.0)  # bounds
+CASES = 16  # initial conditions at least, where the trajectories are long enough
 
 
 class Unusable(InputError):
@@ -72,12 +73,13 @@ class Validation:
         name: the model.
         headline: fields that count.
         leads: how far to roll out; cut where the trajectories are shorter.
-        starts: initial conditions per trajectory.
+        starts: initial conditions per trajectory at least; more where there are few trajectories.
     """
 
     def __init__(self, runs: Runs, name: ModelName, headline: Sequence[str], leads: int, starts: int = 2) -> None:
         self.runs, self.name, self.headline = runs, name, tuple(headline)
         ds = runs.open("valid")
+        starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
         self.leads = min(leads, (ds.sizes["time"] - 1) // runs.stride)
         self.cases = ev.cases(ds, runs.stride, self.leads, starts, runs.preset.step)
 
@@ -85,7 +87,7 @@ class Validation:
     def of(cls, folder: Path, leads: int) -> Validation:
         """The validation of the model in a folder."""
         runs, name = Runs.of(folder)
-        return cls(runs, name, load_benchmark(runs.system.name).headline, leads)
+        return cls(runs, name, load_benchmark(runs.system).headline, leads)
 
     @property
     def grid(self) -> Grid:

@@ -327,7 +327,7 @@ def test_names_that_are_no_models(text, message):
 def test_the_validation_of_a_folder(folder, no_training):
     validation = Validation.of(folder, leads=3)
     runs = validation.runs
-    assert validation.headline == load_benchmark("kolmogorov").headline and validation.leads == 3
+    assert validation.headline == load_benchmark(load_system("kolmogorov")).headline and validation.leads == 3
     assert validation.grid == runs.system.grid and validation.name == NAME
     valid = runs.open("valid")
     initial, truth = validation.cases.initial, validation.cases.truth

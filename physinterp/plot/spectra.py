@@ -51,8 +51,8 @@ def spectra(
     if parts is not None:
         axes[2, 0].set_ylabel(f"error of {method}\nover truth (power)")
     legend(figure, axes[:, 0])
-    periodic = " and ".join(system.grid.axes[a].name for a in system.grid.periodic)
-    figure.suptitle(f"{system.title}\nspectra along {periodic} at lead {lead:g}", fontsize=11)
+    along = " and ".join(system.grid.axes[a].name for a in system.grid.spectral)
+    figure.suptitle(f"{system.title}\nspectra along {along} at lead {lead:g}", fontsize=11)
     return figure
 
 
