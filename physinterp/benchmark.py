@@ -40,14 +40,15 @@ from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
 from physinterp.options import Options
+from physinterp.plan import AT_ONCE
 from physinterp.results import Results
 from physinterp.runs import Runs
 from physinterp.system import load_system, near
+from physinterp.table import CODEC
 from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
 
 LOGGER = logging.getLogger(__name__)
-VALUES = 2**25  # of a field at a point, forecast and scored together
 CASES = 8  # initial conditions at least, where the data come from the user
 
 
@@ -70,7 +71,7 @@ def run(options: Options) -> Results:
     for name in job.names:
         results.add(name, job.scores(name))
     for codec in job.codecs:
-        results.add_floor(codec, job.floor(codec))
+        results.add(f"{CODEC}{codec}", job.floor(codec))
     results.about["solver_seconds_per_time_unit_and_trajectory"] = job.rate()
     results.write(job.benchmark.headline, job.focus, job.weights(), time.perf_counter() - begun)
     return results
@@ -311,7 +312,7 @@ class Job:
 
     def _at_once(self, members: int) -> int:
         """Cases that are forecast and scored together: their number does not decide the memory."""
-        return max(1, VALUES // (members * len(self.system.fields) * math.prod(self.system.grid.shape)))
+        return max(1, AT_ONCE // (members * len(self.system.fields) * math.prod(self.system.grid.shape)))
 
     def _store(self, emulator: Emulator, members: int, path: Path, stamp: str, name: str) -> float:
         """Write the forecast of all cases, with the truth in the group `truth`; returns the seconds of the forecast."""

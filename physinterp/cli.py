@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,16 +12,18 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
+from physinterp.console import ERROR, UNSOUND, Group, console, interruptible, say, stop
 from physinterp.data_cli import app as data
 
-UNSOUND, ERROR, INTERRUPTED = 1, 2, 130
-
 OPTIONS: dict[str, Any] = {"add_completion": False, "pretty_exceptions_enable": False, "rich_markup_mode": None}
-app = typer.Typer(help="Emulators of physical systems with stochastic interpolants.", **OPTIONS)
+app = typer.Typer(help="Emulators of physical systems with stochastic interpolants.", cls=Group, **OPTIONS)
 app.add_typer(data, name="data")
 single = typer.Typer(**OPTIONS)  # `python -m physinterp.benchmark`: one command without a name
 
-Model = Annotated[Path, typer.Argument(help="Folder of a trained interpolant, as in PHYSINTERP_HOME/runs/*/interpolant-*.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="A trained model: a system, as rbc, one of its models, as rbc/edm-identity-unet, or its folder."),
+]
 ResultsFolder = Annotated[
     Path, typer.Argument(help="Folder of the results of a benchmark, such as results/rbc.", metavar="RESULTS")
 ]
@@ -73,16 +72,16 @@ def benchmark(
     Writes scores.json, forecast.zarr and PNG plots to --out. Data, weights and scores are cached in PHYSINTERP_HOME
     (default ~/.cache/physinterp).
     """
-    from physinterp.benchmark import Options, run
-    from physinterp.terminal import show
+    with interruptible():
+        from physinterp.benchmark import Options, run
+        from physinterp.terminal import show
 
-    rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods is not None else None
-    options = Options(
-        system=system, sampler=sampler, preset=preset, data=data, train=train, methods=rows, steps=steps, members=members,
-        lead=lead, seed=seed, device=device, out=out, retrain=retrain,
-    )  # fmt: skip
-    with _interruptible():
-        show(run(options), _console())
+        rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods is not None else None
+        options = Options(
+            system=system, sampler=sampler, preset=preset, data=data, train=train, methods=rows, steps=steps,
+            members=members, lead=lead, seed=seed, device=device, out=out, retrain=retrain,
+        )  # fmt: skip
+        show(run(options), console())
 
 
 @app.command()
@@ -92,22 +91,22 @@ def tune(model: Model, leads: Leads = 5) -> None:
     Prints the scores of all trials with the Pareto set marked, and keeps the named settings accurate (smallest VRMSE of a
     member), balanced (CRPS) and spectral (SRMSE) beside the weights, in settings.json.
     """
-    with _interruptible():
-        from physinterp.tune import SCORES, Validation
-        from physinterp.tune import tune as walk
+    from physinterp.forecast import folder
+    from physinterp.tune import SCORES, Validation
+    from physinterp.tune import tune as walk
 
-        validation = Validation.of(model, leads)
-        trials, chosen = walk(validation)
-        title = f"{validation.name}, validation split, mean of leads 1 to {validation.leads}"
-        table = Table(title=title, title_justify="left")
-        for label in ("sampler", "steps", "temperature", "correlation", "VRMSE", "SRMSE", "CRPS", "ms per step", "Pareto"):
-            table.add_column(label, justify="right")
-        for t in trials:
-            s, named = t.setting, [name for name, setting in chosen.items() if setting == t.setting]
-            numbers = [f"{getattr(t, score):.4f}" for score in SCORES[:-1]] + [f"{1e3 * t.seconds:.1f}"]
-            mark = ", ".join(named) or ("" if t.dominated(trials) else "x")
-            table.add_row(s.sampler, str(s.steps), f"{s.temperature:.2f}", f"{s.correlation:g}", *numbers, mark)
-        _console().print(table)
+    validation = Validation.of(folder(model), leads)
+    trials, chosen = walk(validation)
+    title = f"{validation.name}, validation split, mean of leads 1 to {validation.leads}"
+    table = Table(title=title, title_justify="left")
+    for label in ("sampler", "steps", "temperature", "correlation", "VRMSE", "SRMSE", "CRPS", "ms per step", "Pareto"):
+        table.add_column(label, justify="right")
+    for t in trials:
+        s, named = t.setting, [name for name, setting in chosen.items() if setting == t.setting]
+        numbers = [f"{getattr(t, score):.4f}" for score in SCORES[:-1]] + [f"{1e3 * t.seconds:.1f}"]
+        mark = ", ".join(named) or ("" if t.dominated(trials) else "x")
+        table.add_row(s.sampler, str(s.steps), f"{s.temperature:.2f}", f"{s.correlation:g}", *numbers, mark)
+    console().print(table)
 
 
 @app.command()
@@ -121,18 +120,18 @@ def doctor(
 
     Exit code 0 where nothing is off, 1 where something is; each such line says the likely cause.
     """
-    with _interruptible():
-        from physinterp.doctor import examine, usual
-        from physinterp.tune import Validation
+    from physinterp.doctor import examine, usual
+    from physinterp.forecast import folder
+    from physinterp.tune import Validation
 
-        validation = Validation.of(model, leads)
-        findings = examine(validation, usual(validation, sampler, steps))
-        table = Table(title=f"{validation.name}, {sampler} with {steps} steps, validation split", title_justify="left")
-        for label in ("question", "measured", "expected", ""):
-            table.add_column(label)
-        for f in findings:
-            table.add_row(f.question, f.measured, f.expected, "sound" if f.sound else f"OFF: {f.cause}")
-        _console().print(table)
+    validation = Validation.of(folder(model), leads)
+    findings = examine(validation, usual(validation, sampler, steps))
+    table = Table(title=f"{validation.name}, {sampler} with {steps} steps, validation split", title_justify="left")
+    for label in ("question", "measured", "expected", ""):
+        table.add_column(label)
+    for f in findings:
+        table.add_row(f.question, f.measured, f.expected, "sound" if f.sound else f"OFF: {f.cause}")
+    console().print(table)
     if not all(f.sound for f in findings):
         raise typer.Exit(UNSOUND)
 
@@ -156,14 +155,13 @@ def plot(
     out: Annotated[Path | None, typer.Option(help="File, .png, .svg or .pdf. Default: RESULTS/KIND.png (or .gif).")] = None,
 ) -> None:
     """Draw one plot of the results of a benchmark."""
-    with _interruptible():
-        from physinterp.plot import save
-        from physinterp.results import Results
+    from physinterp.plot import save
+    from physinterp.results import Results
 
-        found = Results.open(results)
-        path = out or results / f"{kind}.{'gif' if kind == 'animation' else 'png'}"
-        save(found.draw(kind, found.choice(field, lead, method)), path)
-        _console().print(str(path), highlight=False, soft_wrap=True)
+    found = Results.open(results)
+    path = out or results / f"{kind}.{'gif' if kind == 'animation' else 'png'}"
+    save(found.draw(kind, found.choice(field, lead, method)), path)
+    say(str(path))
 
 
 @app.command()
@@ -172,11 +170,10 @@ def report(
     out: Annotated[Path | None, typer.Option(help="File. Default: report.html in the folder.")] = None,
 ) -> None:
     """Write the results of a benchmark as one HTML page: summary, tables, maps with a slider, plots, definitions."""
-    with _interruptible():
-        from physinterp.report import write
-        from physinterp.results import Results
+    from physinterp.report import write
+    from physinterp.results import Results
 
-        _console().print(str(write(Results.open(results), out)), highlight=False, soft_wrap=True)
+    say(str(write(Results.open(results), out)))
 
 
 @app.command()
@@ -184,14 +181,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results/demo"),
 ) -> None:
     """Show the whole loop on Kolmogorov flow: simulate, train, forecast, compare, and write the page; under 5 minutes."""
-    with _interruptible():
-        from physinterp.benchmark import Options, run
-        from physinterp.report import write
-        from physinterp.terminal import show
+    from physinterp.benchmark import Options, run
+    from physinterp.report import write
+    from physinterp.terminal import show
 
-        results = run(Options("kolmogorov", sampler="si-em", preset="demo", out=out))
-        show(results, _console())
-        _console().print(f"the page: {write(results).resolve()}", highlight=False, soft_wrap=True)
+    results = run(Options("kolmogorov", sampler="si-em", preset="demo", out=out))
+    show(results, console())
+    say(f"the page: {write(results).resolve()}")
 
 
 @app.command()
@@ -203,34 +199,33 @@ def plan(
     ] = 0,
 ) -> None:
     """Say what a benchmark will cost on this machine before it starts: parameters, memory, disk and time."""
-    with _interruptible():
-        from physinterp.plan import Plan
+    from physinterp.plan import Plan
 
-        found = Plan(system, preset, seed)
-        networks = Table(title=f"{found.system.name}, preset {found.preset_name}", title_justify="left")
-        for column in ("network", "parameters", "kept per state in training, MB", "training, s"):
-            networks.add_column(column, justify="left" if column == "network" else "right")
-        for n in found.networks:
-            time = "there already" if n.ready else f"{n.seconds:,.0f}"
-            networks.add_row(n.name, f"{n.parameters:,}", f"{n.activations / 1e6:,.1f}", time)
-        totals = Table()
-        for column in ("", "of that", "sum"):
-            totals.add_column(column)
-        megabytes, minutes = (lambda b: f"{b / 1e6:,.0f} MB"), (lambda s: f"{s / 60:,.1f} min")
-        for label, parts, text in (
-            ("time on this processor", found.seconds(), minutes),
-            ("memory, at most", found.memory(), megabytes),
-            ("disk", found.disk(), megabytes),
-        ):
-            each = ", ".join(f"{name} {text(value)}" for name, value in parts.items())
-            totals.add_row(label, each, text(sum(parts.values())))
-        _console().print(networks)
-        _console().print(totals)
+    found = Plan(system, preset, seed)
+    networks = Table(title=f"{found.system.name}, preset {found.preset_name}", title_justify="left")
+    for column in ("network", "parameters", "kept per state in training, MB", "training, s"):
+        networks.add_column(column, justify="left" if column == "network" else "right")
+    for n in found.networks:
+        time = "there already" if n.ready else f"{n.seconds:,.0f}"
+        networks.add_row(n.name, f"{n.parameters:,}", f"{n.activations / 1e6:,.1f}", time)
+    totals = Table()
+    for column in ("", "of that", "sum"):
+        totals.add_column(column)
+    megabytes, minutes = (lambda b: f"{b / 1e6:,.0f} MB"), (lambda s: f"{s / 60:,.1f} min")
+    for label, parts, text in (
+        ("time on this processor", found.seconds(), minutes),
+        ("memory, at most", found.memory(), megabytes),
+        ("disk", found.disk(), megabytes),
+    ):
+        each = ", ".join(f"{name} {text(value)}" for name, value in parts.items())
+        totals.add_row(label, each, text(sum(parts.values())))
+    console().print(networks)
+    console().print(totals)
 
 
 @app.command()
 def forecast(
-    model: Annotated[str, typer.Argument(help="Folder of a trained model, or rbc or rbc/interpolant-identity-unet.")],
+    model: Model,
     init: Annotated[
         str, typer.Option(help="Initial states: netCDF or zarr, a forecast to continue, or data of the system, also a URL.")
     ],
@@ -247,27 +242,13 @@ def forecast(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
     """Forecast from the states in a file with a trained model, into a zarr store that is written on the way."""
-    with _interruptible():
-        from physinterp.forecast import initial_state, load
+    from physinterp.forecast import initial_state, load
 
-        emulator = load(model, sampler, sampler_steps, setting, device)
-        state = initial_state(init, emulator.system, time)
-        ds = emulator.forecast(state, steps, members, seed, out, overwrite=overwrite, layout=layout)
-        sizes = ", ".join(f"{name} {size}" for name, size in ds[emulator.system.field_names[0]].sizes.items())
-        _console().print(f"{out}: {sizes}", soft_wrap=True, highlight=False)
-
-
-def _console() -> Console:
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 175  # piped: wide enough for the tables
-    return Console(width=width)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:  # before typer makes its own message of it
-        _interrupted()
+    emulator = load(model, sampler, sampler_steps, setting, device)
+    state = initial_state(init, emulator.system, time)
+    ds = emulator.forecast(state, steps, members, seed, out, overwrite=overwrite, layout=layout)
+    sizes = ", ".join(f"{name} {size}" for name, size in ds[emulator.system.field_names[0]].sizes.items())
+    say(f"{out}: {sizes}")
 
 
 def main(command: Callable[..., Any] = app) -> None:
@@ -279,20 +260,7 @@ def main(command: Callable[..., Any] = app) -> None:
 
     try:
         command()
-    except KeyboardInterrupt:
-        _interrupted()
     except (InputError, FloatingPointError) as error:
-        _stop(str(error), ERROR)
+        stop(f"error: {error}", ERROR)
     except OSError as error:
-        _stop(f"{error.strerror or error}{': ' + str(error.filename) if error.filename else ''}", ERROR)
-
-
-def _interrupted() -> None:
-    _stop("interrupted: what is finished is kept, and the same command goes on from there", INTERRUPTED)
-
-
-def _stop(message: str, code: int) -> None:
-    Console(stderr=True, soft_wrap=True).print(
-        f"error: {message}" if code == ERROR else message, markup=False, highlight=False
-    )
-    sys.exit(code)
+        stop(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", ERROR)

@@ -1,4 +1,4 @@
-"""What the commands on data print: lines, bars and the message of an interruption."""
+"""What the commands print: lines, tables, bars, and the one line at which they end early."""
 
 from __future__ import annotations
 
@@ -6,27 +6,39 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-INTERRUPTED = 130
+UNSOUND, ERROR, INTERRUPTED = 1, 2, 130  # exit codes
 CONNECT = 10.0
 """Seconds to wait for a scheduler."""
 
 
 class Group(typer.core.TyperGroup):
-    """Commands of which Ctrl-C is answered as by `physinterp.cli`, before typer makes its own message of it."""
+    """Commands that can be interrupted."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        try:
+        with interruptible():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            Console(stderr=True).print("interrupted: what is finished is kept, and the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Answer Ctrl-C before typer makes its own message of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stop("interrupted: what is finished is kept, and the same command goes on from there", INTERRUPTED)
+
+
+def stop(message: str, code: int) -> NoReturn:
+    """End with one line on stderr."""
+    Console(stderr=True, soft_wrap=True).print(message, markup=False, highlight=False)
+    sys.exit(code)
 
 
 @contextlib.contextmanager

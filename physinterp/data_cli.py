@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from physinterp.console import Group, bar, console, duration, say, scheduled
+from physinterp.console import bar, console, duration, say, scheduled
 
 WRONG = 1
 
-app = typer.Typer(help="Make, copy, look at and measure data.", cls=Group, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(help="Make, copy, look at and measure data.", add_completion=False, rich_markup_mode=None)
 
 System = Annotated[str, typer.Argument(help="System: a card, such as rbc, or the path of a card.yaml.")]
 Data = Annotated[str | None, typer.Option(help="File, folder or URL. Default: data of the embedded solver.")]

@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
 
+from physinterp import evaluate
 from physinterp.autoencoder import Autoencoder
 from physinterp.config import Preset, home, load_benchmark
 from physinterp.data import generate, recipe
@@ -33,6 +34,7 @@ FLOAT = 4  # bytes
 COPIES = 6  # of the parameters in training: weights, gradient, two moments, moving average, the best so far
 STATES = 5  # of the states of the training split, while the statistics of their steps are taken
 SCORING = 6  # copies of one lead's forecasts in single precision that the scores take
+AT_ONCE = 2**25  # values at one lead of a forecast that are forecast and scored together
 BATCH = 16  # trajectories that the solver advances together
 QUICK = 2.0  # seconds
 
@@ -177,9 +179,9 @@ class Plan:
         """Bytes of memory at most, by what takes them; training and forecasting do not happen at once."""
         batch = self.preset.training.batch
         training = max((COPIES * FLOAT * n.parameters + batch * n.activations for n in self.networks), default=0)
-        scoring = SCORING * FLOAT * self._values * self.cases * self.preset.members
+        scoring = SCORING * FLOAT * min(self._values * self.cases * self.preset.members, AT_ONCE)
         return {
-            "libraries": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+            "libraries": peak_memory(),
             "states of train and valid": STATES * self._states("train") + self._states("valid") + self.latents,
             "training or forecasting": max(training, scoring),
         }
@@ -190,6 +192,7 @@ class Plan:
             "data": self._data(),
             "training": sum(n.seconds for n in self.networks),
             "calibration and forecasts": sum(self._forecasts()),
+            "scores": sum(self._scores()),
         }
 
     def _data(self) -> float:
@@ -213,7 +216,22 @@ class Plan:
             model, shape = self._built(name)
             step = SampledStepper(model, make_sampler(row, model, self.preset.steps)).eval()
             states = self.cases if row.deterministic else self.cases * self.preset.members + valid
-            yield self.preset.lead * states * self._step(step, shape)
+            yield self.preset.lead * (states + self.cases) * self._step(step, shape)  # one more for the error budget
+
+    def _scores(self) -> Iterator[float]:
+        """Seconds that the scores and the error budget of each row take."""
+        shape = len(self.system.fields), *self.system.grid.shape
+
+        def run(size: int, members: int) -> None:
+            forecast, truth = torch.randn(size, members, *shape), torch.randn(size, *shape)
+            error = forecast - truth[:, None]
+            evaluate.score(forecast, truth, self.system.grid)
+            parts = {"member": error, "one_step": error[:, :1], "floor": error[:, :1]}
+            evaluate.budget(parts, self.system.grid)
+
+        each = {m: _seconds(partial(run, members=m), self.preset.micro_batch) for m in {1, self.preset.members}}
+        for row in self.rows.values():
+            yield self.preset.lead * self.cases * each[1 if row.deterministic else self.preset.members]
 
     @torch.inference_mode()
     def _step(self, step: SampledStepper, shape: tuple[int, ...]) -> float:
@@ -223,6 +241,11 @@ class Plan:
             return step(torch.randn(size, *shape), self._conditioning(size), noise=lambda k: torch.randn(size, *shape))
 
         return _seconds(run, self.preset.micro_batch)
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _kept(loss: Callable[[int], Tensor]) -> int:

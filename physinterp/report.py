@@ -22,21 +22,24 @@ from PIL import Image
 
 from physinterp import plot
 from physinterp.checkpoint import replacing
-from physinterp.plot.style import error_scale, label, scale
+from physinterp.plot.style import error_scale, label, lead_text, scale, sides
 from physinterp.results import REFERENCES, Results
-from physinterp.summary import WORDS, summary
+from physinterp.summary import WORDS, about, summary
 from physinterp.system import System
-from physinterp.table import MEAN
+from physinterp.table import CODEC, DEFINITIONS, MEAN
 
 PIXELS = 4_500_000  # of all maps together, about a byte each; the page stays under 10 MB
 LEADS = 12  # at most, of the maps
 COLOURS = 96  # of a colour map; few make small files
 LOST = (128, 128, 128)  # colour of a value that is not finite
 
+SORTED = ' aria-sort="ascending"'
+COSTS = [("evaluations", "per step"), ("time", "ms per step"), ("size", "parameters"), ("training", "s")]
+
 CAPTIONS = {
     "error": "Error of the ensemble mean against lead time, lower is better; bands are 95 % intervals. Grey: the codec "
-    "alone. Thin line with dots: a member after one step from the true state, what is left without feedback.",
-    "crps": "Error of the ensemble as a whole against lead time, lower is better.",
+    "alone. Below: where the error of one method comes from: lost by the codec, added by one step, grown by feedback.",
+    "crps": "Error of the ensemble as a whole against lead time, lower is better; below as above.",
     "accuracy": "Error against cost: to the left is cheaper, below is better. Dotted lines cost no network evaluation.",
     "pareto": "Accuracy against spectra, one member: to the left is more accurate, below has the truth's structures at all "
     "scales. No row is better in both than one on the line. Where "
@@ -72,7 +75,7 @@ def page(results: Results) -> str:
     return template.substitute(
         title=_text(f"{results.system.title}: which emulator?"),
         subtitle=_text(f"benchmark {d['system']}, preset {d['preset_name']}, {d['data']} data, split {d['split']}"),
-        summary="".join(f"<h3>{_text(t)}</h3>{_list(s, results.scores)}" for t, s in summary(results).items()),
+        summary="".join(f"<h3>{_text(t)}</h3>{text}" for t, text in _summary(results).items()),
         words=_definitions(WORDS),
         table=_table(results, fields[0]),
         tables="".join(
@@ -84,7 +87,7 @@ def page(results: Results) -> str:
         second=_options(maps["methods"], _rival(results)),
         last=len(maps["leads"]) - 1,
         figures=_figures(results),
-        definitions=_definitions(dict(sorted(d["definitions"].items()))),
+        definitions=_exact(results),
         reproduce=_reproduce(results),
     )
 
@@ -96,6 +99,14 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
+def _summary(results: Results) -> dict[str, str]:
+    """Titles and paragraphs, with what the methods are after what was done."""
+    said = {title: _list(sentences, results.scores) for title, sentences in summary(results).items()}
+    first, done, *others = said.items()
+    methods = "The methods", _definitions({name: about(name) for name in results.scores})
+    return dict([first, done, methods, *others])
+
+
 def _list(sentences: Iterable[str], names: Iterable[str]) -> str:
     """Sentences with the names of methods in bold."""
     known = "|".join(re.escape(_text(name)) for name in sorted(names, key=len, reverse=True))
@@ -105,6 +116,15 @@ def _list(sentences: Iterable[str], names: Iterable[str]) -> str:
 
 def _definitions(words: Mapping[str, str]) -> str:
     return f"<dl>{''.join(f'<dt>{_text(w)}</dt><dd>{_text(meaning)}</dd>' for w, meaning in words.items())}</dl>"
+
+
+def _exact(results: Results) -> str:
+    """Definitions of the scores of these results, and folded those of the others."""
+    d = results.document
+    scores = {r["score"] for r in d["rows"]} | set(DEFINITIONS)
+    used = {name for name in d["definitions"] if any(s == name or s.startswith(f"{name}_") for s in scores)}
+    parts = [{n: d["definitions"][n] for n in sorted(names)} for names in (used, d["definitions"].keys() - used)]
+    return f"{_definitions(parts[0])}<details><summary>Other scores</summary>{_definitions(parts[1])}</details>"
 
 
 def _options(names: Iterable[str], chosen: str | None = None) -> str:
@@ -119,38 +139,35 @@ def _title(results: Results, field: str) -> str:
 
 
 def _table(results: Results, field: str) -> str:
-    """Scores of all rows for one field, with intervals; every column can be sorted by."""
-    leads = results.leads()
+    """Scores of all rows for one field, with intervals, the best single guess at the middle lead first, codecs alone last;
+    every column can be sorted by."""
+    leads, found = results.leads(), results.table.sel(field=field)
     middle = leads[len(leads) // 2]
     scores = [("VRMSE", "vrmse_mean", lead) for lead in leads] + [("CRPS", "crps", lead) for lead in leads]
     scores += [("spread / skill", "spread_skill", middle), ("SRMSE mid", "srmse_mid", middle)]
-    found = results.table.sel(field=field)
-    columns = [f"{name} <small>lead {lead:g}</small>" for name, _, lead in scores]
-    costs = ["evaluations <small>per step</small>", "time <small>ms per step</small>", "size <small>parameters</small>"]
-    costs += ["training <small>s</small>"]
-    lowest = {}
-    for _, score, lead in scores:
-        if score not in ("spread_skill",) and score in found["score"]:
-            lowest[score, lead] = float(_at(found.sel(row=list(results.scores)), score, lead)["value"].min())
+    scores = [column for column in scores if column[1] in found["score"]]
+    first = _at(found, "vrmse_mean", middle)["value"].fillna(np.inf).to_series()
+    names = sorted(map(str, found["row"].values), key=lambda name: (name.startswith(CODEC), first[name]))
+    methods = [name for name in names if not name.startswith(CODEC)]
+    lowest = {c: float(_at(found.sel(row=methods), *c[1:])["value"].min()) for c in scores if c[1] != "spread_skill"}
     rows = []
-    for name in map(str, found["row"].values):
-        cells = []
-        for _, score, lead in scores:
-            known = score in found["score"]
-            row = _at(found.sel(row=name), score, lead) if known else None
-            cells.append(_score(row, lowest.get((score, lead)), lost=known and score != "spread_skill"))
+    for name in names:
+        cells = [_score(_at(found.sel(row=name), *c[1:]), lowest.get(c)) for c in scores]
         record = results.document["methods"].get(name, {})
         if "evaluations" in record:
             speed = 1e3 * record["seconds_per_step"]
             cells += [_number(record["evaluations"]), _number(speed, f"{speed:.1f}"), _number(record["parameters"])]
             cells.append(_number(record["seconds"], f"{record['seconds']:.0f}"))
         else:
-            cells += ["<td></td>"] * len(costs)
+            cells += ["<td></td>"] * len(COSTS)
         rows.append(f'<tr><th scope="row" data-value="{_text(name)}">{_text(name)}</th>{"".join(cells)}</tr>')
+    columns = [(name, lead_text(results.system, lead)) for name, _, lead in scores]
     heads = "".join(
-        f'<th scope="col"><button type="button">{c}</button></th>' for c in ["method<small>&nbsp;</small>", *columns, *costs]
+        f'<th scope="col"{SORTED if i == 1 + leads.index(middle) else ""}><button type="button">{_text(name)} '
+        f"<small>{_text(unit)}</small></button></th>"
+        for i, (name, unit) in enumerate([("method", "\N{NO-BREAK SPACE}"), *columns, *COSTS])
     )
-    caption = f"{_text(_title(results, field))}; in brackets 95 % intervals; bold: the smallest"
+    caption = f"{_text(_title(results, field))}; below each number its 95 % interval; bold: the smallest"
     return (
         f'<div class="wide" tabindex="0" role="region" aria-label="{_text(_title(results, field))}"><table class="sortable">'
         f"<caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -165,19 +182,19 @@ def _number(value: float, text: str | None = None) -> str:
     return f'<td data-value="{value}">{text or f"{value:,}"}</td>'
 
 
-def _score(row: xr.Dataset | None, lowest: float | None, lost: bool) -> str:
-    """A cell with a value and its interval."""
-    value, low, high = (float(row[k]) for k in ("value", "low", "high")) if row is not None else (math.nan,) * 3
+def _score(row: xr.Dataset, lowest: float | None) -> str:
+    """A cell with a value and its interval; where `lowest` is None, for spread / skill, a row may have none."""
+    value, low, high = (float(row[k]) for k in ("value", "low", "high"))
     if not math.isfinite(value):
-        return '<td data-value="1e300">lost</td>' if lost else "<td></td>"
+        return "<td></td>" if lowest is None else '<td data-value="1e300">lost</td>'
     text = f"<b>{_digits(value)}</b>" if value == lowest else _digits(value)
     if math.isfinite(low):
-        text += f"<small>[{_digits(low)}, {_digits(high)}]</small>"
+        text += f"<small>{_digits(low)}\N{EN DASH}{_digits(high)}</small>"
     return f'<td data-value="{value!r}">{text}</td>'
 
 
 def _digits(value: float) -> str:
-    return f"{value:.4f}" if value < 100 else f"{value:.3g}"
+    return f"{value:#.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def _reproduce(results: Results) -> str:
@@ -273,22 +290,22 @@ def _maps_of(
 
 def _shape(system: System, count: int) -> tuple[int, int]:
     """Height and width of a picture: the resolution of the grid in the aspect of the domain, or less if there are many."""
-    first, second = system.grid.axes
-    width = max(first.size, round(second.size * first.length / second.length))
-    height = width * second.length / first.length
+    right, up = sides(system.grid)
+    width = max(right.size, round(up.size * right.length / up.length))
+    height = width * up.length / right.length
     factor = min(1.0, math.sqrt(PIXELS / (count * width * height)))
     return max(8, round(height * factor)), max(8, round(width * factor))
 
 
 def _resampled(values: xr.DataArray, system: System, shape: tuple[int, int]) -> np.ndarray:
-    """(lead, height, width) of (lead_time, *space): the nearest point of the grid, the first axis to the right."""
-    first, second = system.grid.axes
+    """(lead, height, width) of (lead_time, *space): the nearest point of the grid."""
+    right, up = sides(system.grid)
     index = []
-    for axis, size in ((second, shape[0]), (first, shape[1])):
+    for axis, size in ((up, shape[0]), (right, shape[1])):
         edge = 0.5 / axis.size if axis.boundary == "periodic" else 0.0  # the first point is in the middle of its cell
         places = axis.start + axis.length * ((np.arange(size) + 0.5) / size - edge)
         index.append(np.abs(places[:, None] - axis.points).argmin(1))
-    u = values.transpose("lead_time", second.name, first.name).values
+    u = values.transpose("lead_time", up.name, right.name).values
     return u[:, index[0][::-1, None], index[1]]
 
 

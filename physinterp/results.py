@@ -24,14 +24,14 @@ from physinterp import metrics, plot
 from physinterp.checkpoint import load_json, reading, replacing, save_json
 from physinterp.config import home
 from physinterp.errors import InputError
+from physinterp.plan import peak_memory
 from physinterp.system import System, near
-from physinterp.table import DEFINITIONS, MEAN, difference, join, ratio, rows, with_mean
+from physinterp.table import CODEC, DEFINITIONS, MEAN, STATED, difference, join, ratio, rows, with_mean
 
 FORMAT = 2  # raised when files of an earlier version can no longer be read
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
 COMPARED = ("deterministic", "fno")  # rows by whose scores those of the others are divided
 REFERENCES = ("persistence", "climatology")  # rows that learn nothing
-CODEC = "codec/"  # a codec alone is the row `codec/NAME`
 TRIALS = ("vrmse", "srmse", "crps", "seconds")  # scores of a trial of `physinterp tune`
 
 
@@ -61,9 +61,13 @@ class Results:
     def __init__(self, folder: Path, key: str = "", about: dict[str, Any] | None = None) -> None:
         self.folder, self.key, self.about = folder, key, about or {}
         self.path = folder / "scores.json"
-        self.scores: dict[str, xr.Dataset] = {}
-        self.floors: dict[str, xr.Dataset] = {}
+        self.evaluations: dict[str, xr.Dataset] = {}  # of all rows, the codecs alone as `codec/NAME`
         self.document: dict[str, Any] = {}
+
+    @property
+    def scores(self) -> dict[str, xr.Dataset]:
+        """The evaluation of each method."""
+        return {name: ds for name, ds in self.evaluations.items() if not name.startswith(CODEC)}
 
     @classmethod
     def open(cls, folder: Path) -> Results:
@@ -96,13 +100,7 @@ class Results:
 
     def load(self) -> Results:
         """Read the files of an earlier run."""
-        self.document = load_json(self.path)
-        found = self.document.get("format") if isinstance(self.document, dict) else None
-        if found != FORMAT:
-            raise InputError(
-                f"{self.path}: expected results of format {FORMAT}, found {found or 'an older one'}: run the benchmark "
-                "again with this version; what is trained is used"
-            )
+        self._read()
         path = self.folder / "evaluation.nc"
         if not path.is_file():
             raise InputError(f"{path} is missing: run the benchmark again; what is trained is used")
@@ -111,22 +109,23 @@ class Results:
                 groups = list(file.groups)
             for group in groups:
                 ds = xr.load_dataset(path, group=group, engine="netcdf4")
-                self._add(ds.attrs["method"], ds)
+                self.evaluations[ds.attrs["method"]] = ds
         return self
 
-    def _add(self, method: str, scores: xr.Dataset) -> None:
-        if method.startswith(CODEC):
-            self.add_floor(method.removeprefix(CODEC), scores)
-        else:
-            self.add(method, scores)
+    def _read(self) -> None:
+        """Read `scores.json`; its rows say again what they share."""
+        self.document = load_json(self.path)
+        found = self.document.get("format") if isinstance(self.document, dict) else None
+        if found != FORMAT:
+            raise InputError(
+                f"{self.path}: expected results of format {FORMAT}, found {found or 'an older one'}: run the benchmark "
+                "again with this version; what is trained is used"
+            )
+        self.document["rows"] = [self.document.get("rows_share", {}) | row for row in self.document["rows"]]
 
     def add(self, name: str, scores: xr.Dataset) -> None:
-        """The evaluation of a row."""
-        self.scores[name] = scores
-
-    def add_floor(self, codec: str, scores: xr.Dataset) -> None:
-        """The evaluation of a codec alone."""
-        self.floors[codec] = scores
+        """The evaluation of a row; a codec alone is `codec/NAME`."""
+        self.evaluations[name] = scores
 
     # writing -------------------------------------------------------------------------------------------------------
 
@@ -143,7 +142,7 @@ class Results:
             "format": FORMAT,
             "key": self.key,
             "weights": weights,
-            "rows": join(*(rows(name, ds, headline) for name, ds in self._evaluations().items())),
+            "rows": join(*(rows(name, ds, headline) for name, ds in self.evaluations.items())),
             "comparisons": self._comparisons(headline),
             "methods": {name: json.loads(ds.attrs["record"]) for name, ds in self.scores.items()},
             "headline": list(headline),
@@ -158,6 +157,7 @@ class Results:
             "versions": {p: _version(p) for p in PACKAGES} | {"python": platform.python_version()},
             "hardware": hardware(self.about["device"]),
             "seconds": round(seconds, 1),
+            "peak_memory": peak_memory(),
         }
         self._write_evaluations()
         files = []
@@ -165,19 +165,16 @@ class Results:
             plot.save(self.draw(kind, choice), self.folder / f"{name}.png")
             files.append(f"{name}.png")
         stale = set(_files(self.path)) - set(files)
-        save_json({**self.document, "files": [*files, "forecast.zarr", "evaluation.nc"]}, self.path)
-        self.document = load_json(self.path)
+        self.document["files"] = [*files, "forecast.zarr", "evaluation.nc"]
+        save_json(self.document | _without_repetition(self.document["rows"]), self.path)
+        self._read()
         for name in stale:
             (self.folder / name).unlink(missing_ok=True)
-
-    def _evaluations(self) -> dict[str, xr.Dataset]:
-        """Of all rows, the codecs alone as `codec/NAME`."""
-        return self.scores | {f"{CODEC}{name}": ds for name, ds in self.floors.items()}
 
     def _write_evaluations(self) -> None:
         """One netCDF group per row."""
         with replacing(self.folder / "evaluation.nc") as part:
-            for i, (name, ds) in enumerate(self._evaluations().items()):
+            for i, (name, ds) in enumerate(self.evaluations.items()):
                 compressed = {v: {"zlib": True} for v in ds.data_vars if ds[v].ndim > 3}
                 ds.assign_attrs(method=name).to_netcdf(
                     part, mode="a" if i else "w", group=name.replace("/", "-"), engine="netcdf4", encoding=compressed
@@ -330,17 +327,26 @@ class Results:
 
 
 PLOTS: dict[str, Callable[[Results, Choice], Figure | Animation]] = {
-    "error": lambda r, c: plot.error_growth(r.table, r.system, "vrmse_mean", r.scores, c.method),
-    "crps": lambda r, c: plot.error_growth(r.table, r.system, "crps"),
+    "error": lambda r, c: plot.error_growth(r.table, r.system, "vrmse_mean", r.scores[c.method], c.method),
+    "crps": lambda r, c: plot.error_growth(r.table, r.system, "crps", r.scores[c.method], c.method),
     "accuracy": lambda r, c: plot.accuracy(r.table, r.system, c.lead),
     "pareto": lambda r, c: plot.pareto(r.table, r.system, c.lead, trials=r.trials()),
     "budget": lambda r, c: plot.error_budget(r.scores[c.method], r.system, c.method),
-    "spectra": lambda r, c: plot.spectra(r.scores, r.system, c.lead, r.floors, c.method),
+    "spectra": lambda r, c: plot.spectra(r.evaluations, r.system, c.lead, c.method),
     "ranks": lambda r, c: plot.rank_histogram(r.scores, r.system, c.lead),
     "spread": lambda r, c: plot.spread(r.ensemble(c.method), r.truth(), r.system, c.field, c.lead, c.method),
     "fields": lambda r, c: plot.panels(*r._pair(c.method), r.system, c.field, c.method),
     "animation": lambda r, c: plot.animation(*r._pair(c.method), r.system, c.field, c.method),
 }
+
+
+def _without_repetition(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Rows that leave out what they share with the first one, such as the grid, and what that is."""
+    shared = {name: table[0][name] for name in STATED}
+    return {
+        "rows_share": shared,
+        "rows": [{k: v for k, v in row.items() if k not in shared or v != shared[k]} for row in table],
+    }
 
 
 def _files(path: Path) -> Sequence[str]:

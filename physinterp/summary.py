@@ -9,11 +9,28 @@ import numpy as np
 import xarray as xr
 
 from physinterp import budget
-from physinterp.results import CODEC, Results
-from physinterp.table import MEAN, ratio, with_mean
+from physinterp.plot.style import lead_text
+from physinterp.results import Results
+from physinterp.table import CODEC, MEAN, ratio, with_mean
 
-SCORES = {"vrmse_mean": "Smallest error of one best guess (VRMSE)", "crps": "Best ensemble (CRPS)"}
+SCORES = {"vrmse_mean": "Best single guess", "crps": "Best ensemble"}
 NAMES = {"vrmse_mean": "VRMSE of the ensemble mean", "crps": "CRPS"}
+METHODS = {  # by the beginning of a name
+    "persistence": "the state does not change: what a forecast must beat",
+    "climatology": "the mean of the training data, always",
+    "fno": "Fourier neural operator, trained by the squared error: one forecast",
+    "deterministic": "the twin: the same network as the interpolant's, trained by the squared error: one forecast",
+    "deterministic-dressed": "the twin with random noise of the covariance of its error added at each step: an ensemble",
+    "si": "stochastic interpolant: from the twin's forecast to the next state",
+    "si-e": "stochastic interpolant without noise: one forecast",
+    "si-em": "stochastic interpolant, Euler-Maruyama: an ensemble",
+    "si-cal": "stochastic interpolant, exact for a Gaussian residual at any number of steps: an ensemble",
+    "ddpm": "diffusion from noise, many steps (DDPM): an ensemble",
+    "ddim": "diffusion from noise, fewer steps (DDIM): an ensemble",
+    "tsm": "diffusion that starts near the state (truncated): an ensemble",
+    "edm": "diffusion from noise with the networks and steps of Karras et al.: an ensemble",
+    "fm": "flow matching from noise: an ensemble",
+}
 WORDS = {
     "VRMSE": "size of the error over the size of the field's own variations: 0 is perfect, 1 is no better than one constant",
     "CRPS": "error of an ensemble as a whole: small where the members surround the truth closely; for one forecast its mean "
@@ -47,39 +64,65 @@ def summary(results: Results) -> dict[str, list[str]]:
     return {title: found for title, sentences in parts.items() if (found := list(sentences))}
 
 
+def about(row: str) -> str:
+    """What a row is, in words."""
+    front, _, variant = row.partition("/")
+    name, _, steps = front.partition("@")
+    beginnings = ["-".join(name.split("-")[:n]) for n in range(name.count("-") + 1, 0, -1)]
+    text = next((METHODS[b] for b in beginnings if b in METHODS), "")
+    text += "; from the state itself, as published" * name.endswith("-state")
+    text += f"; with {steps} steps" if steps else ""
+    return text + (f"; codec and backbone {variant}" if variant else "")
+
+
 def _verdict(results: Results) -> Iterator[str]:
-    """The best row per score, by lead."""
+    """The best row per score by lead, and how the others stand at the middle one."""
     for score, label in SCORES.items():
+        best = dict(_best(results, score))
+        if not best:
+            continue
         leads: dict[str, list[str]] = {}
-        for lead, name in _best(results, score):
+        for lead, name in best.items():
             leads.setdefault(name, []).append(f"{lead:g}")
-        if leads:
-            rows = [f"{name} at lead{'s' if len(at) > 1 else ''} {_listed(at)}" for name, at in leads.items()]
-            yield f"{label}: {', '.join(rows)}."
+        won = [f"{name} at lead{'s' if len(at) > 1 else ''} {_listed(at)}" for name, at in leads.items()]
+        won = won if len(leads) > 1 else [f"{name} at every lead"]
+        lead = list(best)[len(best) // 2]
+        record = results.document["methods"][best[lead]]
+        cost = f" Its cost: {_cost(record)}." if "evaluations" in record else ""
+        standing = f"At {lead_text(results.system, lead)}: {_standing(results, score, lead, best[lead])}."
+        yield f"{label} ({NAMES[score]}): {', '.join(won)}. {standing}{cost}"
 
 
 def _setting(results: Results) -> Iterator[str]:
     d, first = results.document, next(iter(results.scores.values()))
-    leads = results.all_leads()
+    leads, unit = results.all_leads(), results.system.time_unit.removeprefix("1")
     cases, trajectories = first.sizes["case"], len(set(first["trajectory"].values.tolist()))
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "
-        f"trajectories that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g}; ensembles have "
-        f"{d['members']} members. Numbers here are of {_of_fields(d['headline'])}."
+        f"trajectories that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g} {unit}".rstrip()
+        + f"; ensembles have {d['members']} members. Numbers here are of {_of_fields(d['headline'])}."
+    )
+    yield (
+        "All that learn had the same data and the same total time to train, once each: another training would move the "
+        "numbers a little, which the intervals do not show."
     )
 
 
 def _winners(results: Results) -> Iterator[str]:
     """Who has the smallest score at each lead, and how much more the others have."""
-    for score in SCORES:
-        values = {name: _of_cases(ds, score, results.document["headline"]) for name, ds in results.scores.items()}
+    for score, label in NAMES.items():
         for lead, best in _best(results, score):
-            at = {name: v.sel(lead_time=lead, method="nearest") for name, v in values.items()}
-            order = sorted((n for n, v in at.items() if np.isfinite(v).all()), key=lambda n: float(at[n].mean()))
-            others = {name: ratio(at[name], at[best]) for name in order if name != best}
-            row = results.table.sel(row=best, field=MEAN, score=score).sel(lead_time=lead, method="nearest")
-            margin = _margin(others, results.document["focus"])
-            yield f"{NAMES[score]}, lead {lead:g}: {'; '.join([f'{best} wins with {_interval(row)}', *margin])}."
+            yield f"{label}, {lead_text(results.system, lead)}: {_standing(results, score, lead, best)}."
+
+
+def _standing(results: Results, score: str, lead: float, best: str) -> str:
+    """The best row of a score at a lead, and how much more the others have."""
+    d = results.document
+    at = {n: _of_cases(ds, score, d["headline"]).sel(lead_time=lead, method="nearest") for n, ds in results.scores.items()}
+    order = sorted((n for n, v in at.items() if np.isfinite(v).all()), key=lambda n: float(at[n].mean()))
+    others = {name: ratio(at[name], at[best]) for name in order if name != best}
+    row = results.table.sel(row=best, field=MEAN, score=score).sel(lead_time=lead, method="nearest")
+    return "; ".join([f"{best} wins with {_interval(row)}", *_margin(others, d["focus"])])
 
 
 def _margin(others: Mapping[str, Mapping[str, float]], focus: str) -> Iterator[str]:
@@ -125,7 +168,8 @@ def _costs(results: Results) -> Iterator[str]:
     for name in dict.fromkeys([*winners, d["focus"], dear]):
         if name in methods:
             yield f"{name}: {_cost(methods[name])}{' (the slowest row)' if name == dear else ''}."
-    yield f"Everything took {_duration(d['seconds'])}, with the data and trainings that were not there already."
+    memory = f" and {d['peak_memory'] / 1e9:.1f} GB of memory" if "peak_memory" in d else ""
+    yield f"Everything took {_duration(d['seconds'])}{memory}, with the data and trainings that were not there already."
 
 
 def _cost(record: Mapping[str, Any]) -> str:
@@ -194,16 +238,16 @@ def _shares(values: np.ndarray) -> str:
 def _codecs(results: Results) -> Iterator[str]:
     """What each codec alone loses, beside the change of one step."""
     table = results.table["value"].sel(score="vrmse_mean", lead_time=results.leads()[0])
-    for codec in results.floors:
+    for codec in (name for name in results.evaluations if name.startswith(CODEC)):
         parts = []
         for field in results.system.field_names:
-            loss = float(table.sel(row=f"{CODEC}{codec}", field=field))
+            loss = float(table.sel(row=codec, field=field))
             text = f"{field} {loss:.4f}"
             if "persistence" in results.scores:
                 change = float(table.sel(row="persistence", field=field))
                 text += f" (one-step change {change:.4f}{', the codec decides' if loss > change / 2 else ''})"
             parts.append(text)
-        yield f"{CODEC}{codec} alone loses (VRMSE): {', '.join(parts)}."
+        yield f"{codec} alone loses (VRMSE): {', '.join(parts)}."
 
 
 def _of_cases(scores: xr.Dataset, score: str, headline: list[str]) -> xr.DataArray:

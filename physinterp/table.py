@@ -18,6 +18,7 @@ PHYSICAL = {  # power of the field's unit
     **dict.fromkeys(("variance", "mse_of_mean", "mse_of_mean_codec", *BUDGET), 2),
 }
 MEAN = "mean"
+CODEC = "codec/"  # a codec alone is the row `codec/NAME`
 VERSION = 2  # raised when a score or a forecast of the same weights changes
 
 DEFINITIONS = {

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from physinterp.results import CODEC, Results
+from physinterp.results import Results
 from physinterp.summary import summary
-from physinterp.table import MEAN
+from physinterp.table import CODEC, MEAN
 
 Values = dict[tuple[str, str, float, str], dict[str, Any]]
 

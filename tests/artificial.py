@@ -59,7 +59,7 @@ def results(folder: Path, system: System = SYSTEM, budget: bool = True) -> Resul
         ds.attrs |= {"record": json.dumps(record), "weights": json.dumps(WEIGHTS[name])}
         found.add(name, parts(ds) if budget else ds)
     floor = ev.evaluate(noisy(truth, system, 0.01, 1), truth, e)
-    found.add_floor("dcae", floor.assign_attrs(weights=json.dumps(WEIGHTS["codec-dcae"])))
+    found.add("codec/dcae", floor.assign_attrs(weights=json.dumps(WEIGHTS["codec-dcae"])))
     assert isinstance(e.codec, Identity)
     with MonkeyPatch.context() as patch:
         patch.setattr(plot, "save", lambda drawn, path: path.touch())

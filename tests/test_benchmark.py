@@ -66,9 +66,12 @@ def test_every_row_of_the_preset_is_there(document):
 
 
 def test_schema_of_the_scores(document):
-    for row in document["rows"]:
-        numbers, stated = {"value", "low", "high", "count"}, {"version", "grid", "weights", "eps"}
-        assert row.keys() == {"method", "field", "lead", "score"} | numbers | stated
+    stated = {"version", "grid", "weights", "eps", "count"}
+    assert document["rows_share"].keys() == stated and document["peak_memory"] > 1e8
+    for said in document["rows"]:
+        assert said.keys() - stated == {"method", "field", "lead", "score", "value", "low", "high"}
+        row = document["rows_share"] | said
+        assert row.keys() - said.keys() and row["weights"] == ("none" if "unweighted" in row["score"] else "quadrature")
         assert isinstance(row["lead"], float) and row["count"] == 2
         assert row["value"] is None or isinstance(row["value"], float)
         name = row["score"].removesuffix("_" + row["score"].rpartition("_")[2])
@@ -213,7 +216,7 @@ def test_nothing_half_written_is_left(tiny, session_home):
 
 def test_scores_do_not_depend_on_how_many_cases_are_held_at_once(tiny, monkeypatch, tmp_path):
     options, results = tiny
-    monkeypatch.setattr(benchmark, "VALUES", 1)
+    monkeypatch.setattr(benchmark, "AT_ONCE", 1)
     job = benchmark.Job(replace(options, out=tmp_path / "other"))
     monkeypatch.setattr(job, "_kept", lambda name: None)
     monkeypatch.setattr(job, "_keep", lambda name, ds: ds)
@@ -471,7 +474,7 @@ def test_data_of_the_well(small, monkeypatch, caplog, tmp_path):
     spin_up = load_system("rbc").solver.spin_up
     assert f"skipping the spin-up: {4 * spin_up:.0f} frames before t = {spin_up:g}" in caplog.text
     assert found.document["split"] == "valid" and found.document["data"] == str(DEDALUS)
-    rows = json.loads((tmp_path / "out" / "scores.json").read_text())["rows"]
+    rows = found.document["rows"]
     assert {r["count"] for r in rows} == {8} and {r["low"] for r in rows} == {None}  # one trajectory: no interval
     truth = xr.open_zarr(tmp_path / "out" / "forecast.zarr", group="truth", consolidated=False)
     with h5py.File(next((DEDALUS / "data" / "valid").iterdir())) as file:

@@ -24,6 +24,7 @@ from physinterp import budget, plot
 from physinterp.errors import InputError
 from physinterp.plot import style
 from physinterp.results import PLOTS, Choice, Results
+from physinterp.system import load_system
 
 
 @pytest.fixture(scope="module")
@@ -76,21 +77,51 @@ def test_the_format_is_that_of_the_ending(drawn, tmp_path, suffix):
     assert start.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix])
 
 
+KINDS = {  # how readers without one kind of cone, or with all, see linear RGB (Machado, Oliveira and Fernandes 2009)
+    "all": np.eye(3),
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def seen(colour: str, kind: str) -> np.ndarray:
+    """CIE Lab of a colour."""
+    c = np.array(to_rgb(colour))
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(KINDS[kind]) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    f = np.cbrt(np.maximum(xyz / [0.9505, 1.0, 1.089], 1e-3))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_colour_blind_readers_can_tell_the_colours_apart(kind):
+    colours = (*style.PALETTE, style.GREY, "black")
+    assert min(np.linalg.norm(seen(a, kind) - seen(b, kind)) for a, b in itertools.combinations(colours, 2)) > 12
+    parts = style.PARTS
+    assert min(np.linalg.norm(seen(a, kind) - seen(b, kind)) for a, b in itertools.combinations(parts, 2)) > 12
+
+
 def test_methods_have_the_same_colour_in_every_plot_and_can_be_told_apart(drawn):
-    look = style.styles(list(ROWS))
-    assert len({(v["color"], v["linestyle"]) for v in style.styles([str(i) for i in range(20)]).values()}) == 20
-    for kind in ("error", "crps", "spectra", "accuracy"):
+    look = style.styles([*ROWS, "codec/dcae"])
+    for mark in ("linestyle", "marker"):
+        many = style.styles([str(i) for i in range(40)], mark)
+        assert len({(v["color"], v[mark]) for v in many.values()}) == 40
+    for kind in ("error", "crps", "spectra", "accuracy", "pareto"):
         axes = drawn(kind).axes
         lines = {line.get_label(): line for ax in axes for line in ax.get_lines()}
         lines |= {c.get_label(): c[0] for ax in axes for c in ax.containers}  # points with error bars
-        for name in ROWS:
-            assert to_rgb(lines[name].get_color()) == to_rgb(look[name]["color"]), (kind, name)
+        for name in look:  # the codec alone too: the floor of every error
+            assert to_rgb(lines[style.name_of(name)].get_color()) == to_rgb(look[name]["color"]), (kind, name)
 
 
 def test_the_labels_have_units():
     card = RBC.model_copy(update={"fields": (RBC.fields[0].model_copy(update={"units": "m s-2"}),), "time_unit": "h"})
     assert style.label(card, "buoyancy") == "buoyancy [m s-2]" and style.lead_label(card) == "lead time [h]"
     assert style.label(RBC, "velocity_x") == "velocity x" and style.lead_label(RBC) == "lead time"  # dimensionless
+    assert style.lead_text(card, 6.0) == "lead 6 h" and style.lead_text(RBC, 2.5) == "lead 2.5"
+    assert style.label(RBC, "mean") == "mean of the headline fields" and style.label(KOLMOGOROV, "mean") == "vorticity"
 
 
 def test_colour_scales():
@@ -111,6 +142,20 @@ def test_maps_have_the_aspect_of_the_domain(system):
     for ax in maps:
         box = ax.get_window_extent()
         assert box.width / box.height == pytest.approx(first.length / second.length, rel=0.1)
+
+
+def test_north_is_up_and_colour_bars_have_units():
+    """Weather comes as (latitude, longitude) in units."""
+    system = load_system("natlantic")
+    u = dataset(system, 1, 2).isel(sample=0).rename(time="lead_time")
+    figure = plot.panels(u, u, system, "msl", "any")
+    figure.draw_without_rendering()
+    first, bars = figure.axes[0], [ax for ax in figure.axes if ax.get_aspect() != 1]
+    assert figure.axes[4].get_xlabel() == "longitude" and first.get_ylabel().endswith("latitude")
+    assert first.get_xlim()[0] < -60 and first.get_ylim()[0] > 25
+    shown = np.asarray(first.collections[0].get_array()).reshape(17, 33)
+    np.testing.assert_allclose(shown, u["msl"].isel(lead_time=0).transpose("latitude", "longitude"), rtol=1e-6)
+    assert [ax.get_ylabel() for ax in bars] == ["Pa"] * 3 and first.get_title() == "lead 0 d"
 
 
 def test_the_maps_show_the_values(found):
@@ -147,7 +192,8 @@ def test_the_parts_of_the_error_add_up(found):
     np.testing.assert_allclose(
         waves.sum("part"), (scores["error_spectrum_member"] / scores["spectrum_truth"]).isel(k=slice(1, None))
     )
-    assert budget.of_leads(found.floors["dcae"]) is None and budget.of_wavenumbers(found.floors["dcae"]) is None
+    alone = found.evaluations["codec/dcae"]
+    assert budget.of_leads(alone) is None and budget.of_wavenumbers(alone) is None
 
 
 def test_no_part_of_the_error_is_negative(found):
@@ -164,19 +210,26 @@ def test_no_part_of_the_error_is_negative(found):
 
 def test_the_budget_is_drawn_where_there_is_one(found, drawn):
     fields = len(SYSTEM.fields)
-    with_budget, without = drawn("spectra"), plot.spectra(found.scores, SYSTEM, 1.0, found.floors)
+    with_budget, without = drawn("spectra"), plot.spectra(found.evaluations, SYSTEM, 1.0)
     assert len(with_budget.axes) == 3 * fields and len(without.axes) == 2 * fields
     labels = {t.get_text() for t in with_budget.legends[0].get_texts()}
     assert {"truth", "si-em", "dcae codec alone", "error: codec", "error: one step", "error: feedback"} <= labels
-    names = {t.get_text() for t in drawn("error").legends[0].get_texts()}
-    assert {"dcae codec alone", "si-em, member:\none step from the truth"} <= names
+    parts = budget.of_leads(found.scores["si-em"]).sel(field="buoyancy")
+    shares = (100 * parts / parts.sum("part")).transpose("part", "lead_time").cumsum("part").values
+    for kind in ("error", "crps"):
+        names = {t.get_text() for t in drawn(kind).legends[0].get_texts()}
+        assert {"dcae codec alone", "error: codec", "error: one step", "error: feedback"} <= names
+        below = drawn(kind).axes[fields + 1]  # of the first field, under the curves of all fields and their mean
+        edges = [stack.get_paths()[0].vertices[:, 1] for stack in below.collections]
+        for edge, share in zip(edges, shares, strict=True):
+            assert np.isclose(edge[:, None], share, rtol=1e-6).any(0).all(), kind
 
 
 def test_results_without_a_budget(found):
     """Scores that an earlier version kept."""
     here = Results.open(found.folder)
     unknown = ["mse_member", "error_spectrum_member", "rank_histogram"]
-    here.scores = {n: ds.drop_vars(unknown, errors="ignore") for n, ds in here.scores.items()}
+    here.evaluations = {n: ds.drop_vars(unknown, errors="ignore") for n, ds in here.evaluations.items()}
     assert {kind for _, kind, _ in found.gallery()} - {kind for _, kind, _ in here.gallery()} == {"budget", "ranks"}
     with pytest.raises(InputError, match="si-em has no error budget"):
         here.draw("budget", here.choice())
@@ -199,7 +252,9 @@ def test_trials_of_tune_have_a_panel_of_their_own(found):
     )
     figure = plot.pareto(found.table, found.system, 0.5, trials=trials)
     assert len(figure.axes) == 3 and "validation" in figure.axes[2].get_title()
-    assert {"si-e (tuning)", "si-em (tuning)"} == {x.get_label() for x in figure.axes[2].get_lines()} - {"Pareto set"}
+    lines = {x.get_label(): x for x in figure.axes[2].get_lines()}
+    assert {"si-e (tuning)", "si-em (tuning)"} == set(lines) - {"Pareto set"}
+    assert lines["si-em (tuning)"].get_color() == style.styles(list(ROWS))["si-em"]["color"]  # as in the other panels
 
 
 def test_accuracy_against_cost(found, drawn):

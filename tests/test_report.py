@@ -24,12 +24,12 @@ from toy import KOLMOGOROV, dataset
 from physinterp import benchmark, cli, plot, report
 from physinterp.checkpoint import digest
 from physinterp.config import load_benchmark
-from physinterp.methods import ModelName, make_model
+from physinterp.methods import METHODS, ModelName, make_model
 from physinterp.options import Options
 from physinterp.plan import Plan
 from physinterp.plot.style import scale
 from physinterp.results import PLOTS, Choice, Results
-from physinterp.summary import summary
+from physinterp.summary import about, summary
 from physinterp.system import load_system
 from physinterp.table import ratio, with_mean
 from physinterp.terminal import tables
@@ -89,7 +89,7 @@ def command(monkeypatch, capsys):
 def test_the_evaluations_come_back(tmp_path):
     written = results(tmp_path)
     found = Results.open(tmp_path)
-    assert list(found.scores) == list(ROWS) and list(found.floors) == ["dcae"]
+    assert list(found.scores) == list(ROWS) and list(found.evaluations) == [*ROWS, "codec/dcae"]
     for name, ds in written.scores.items():
         xr.testing.assert_equal(ds, found.scores[name])
         assert found.scores[name].attrs["method"] == name
@@ -118,6 +118,16 @@ def test_a_member_of_every_row_is_kept(found):
         np.testing.assert_array_equal(found.ensemble("si-em")["buoyancy"], store["buoyancy"].isel(sample=0))
     for name in ROWS:
         assert dict(found.member(name).sizes) == {"lead_time": LEADS, "x": 16, "y": 8}
+
+
+def test_rows_say_once_what_they_share(found):
+    """The file does not repeat the grid in every row; read again, every row is whole."""
+    written = json.loads(found.path.read_text())
+    assert written["rows_share"].keys() == {"version", "grid", "weights", "eps", "count"}
+    assert not [r for r in written["rows"] if "grid" in r]
+    assert {r["weights"] for r in written["rows"] if "weights" in r} == {"none"}
+    assert all(r["grid"] == str(SYSTEM.grid) and r["count"] == SAMPLES for r in found.document["rows"])
+    assert {r["weights"] for r in found.document["rows"] if r["score"] == "crps"} == {"quadrature"}
 
 
 def test_results_are_complete_or_not(copy):
@@ -203,7 +213,7 @@ def test_who_wins_by_how_much_and_how_sure(found):
 
 def test_rows_that_cannot_be_told_apart_are_named(found):
     twin = Results(found.folder, "", {}).load()
-    twin.scores["another"] = twin.scores["si-em"]
+    twin.add("another", twin.scores["si-em"])
     twin.document["methods"]["another"] = twin.document["methods"]["si-em"]
     twin.document["rows"] += [r | {"method": "another"} for r in twin.document["rows"] if r["method"] == "si-em"]
     said = " ".join(summary(twin)["Who wins, by how much, how sure"])
@@ -300,6 +310,11 @@ def test_the_table_of_the_page_holds_the_scores(page, found):
                     for s in ("vrmse_mean", "crps") for x in found.leads()]  # fmt: skip
         assert [float(c) for c in cells[: len(expected)]] == expected
     assert body.count("<b>") == 2 * len(found.leads()) + 1  # one smallest per column of errors
+    middle = found.table["value"].sel(field="mean", score="vrmse_mean").sel(lead_time=found.choice().lead, method="nearest")
+    order = re.findall(r'<th scope="row" data-value="([^"]*)">', body)
+    assert order == [*sorted(ROWS, key=lambda name: float(middle.sel(row=name))), "codec/dcae"]
+    head = page[page.index("<thead>") : page.index("</thead>")].split("<th ")
+    assert [i for i, h in enumerate(head[1:]) if "aria-sort" in h] == [1 + found.leads().index(found.choice().lead)]
 
 
 def maps(page: str) -> dict:
@@ -340,6 +355,19 @@ def test_a_map_at_the_resolution_of_the_grid_is_the_field():
     np.testing.assert_array_equal(found, u.transpose("lead_time", "y", "x").values[:, ::-1])
 
 
+def test_what_every_method_is_in_words(page):
+    for name in METHODS:
+        assert about(name), name
+    assert about("si-em@5/dcae-dit").startswith("stochastic interpolant, Euler-Maruyama: an ensemble; with 5 steps; codec")
+    assert "from the state itself" in about("si-e-state") and "without noise" in about("si-e-state")
+    assert all(f"<dt>{name}</dt>" in page for name in ROWS)
+
+
+def test_numbers_of_the_table():
+    digits = ["0.000123", "0.0210", "0.200", "1.07", "12.3", "123", "12,346"]
+    assert [report._digits(v) for v in (0.000123, 0.021, 0.2, 1.0656, 12.34, 123.4, 12345.6)] == digits
+
+
 def test_methods_are_bold_as_words():
     found = report._list(["si-em beats si-em/dcae-unet, si-e and <x>; si-empty"], ["si-e", "si-em", "si-em/dcae-unet"])
     bold = "<b>si-em</b> beats <b>si-em/dcae-unet</b>, <b>si-e</b> and &lt;x&gt;; si-empty"
@@ -362,7 +390,7 @@ def test_a_page_without_fields(copy, without_plots):
     """Scores that an earlier version kept hold no member: only the chosen sampler has maps."""
     here = Results.open(copy)
     for name in ROWS:
-        here.scores[name] = here.scores[name].drop_vars("example")
+        here.add(name, here.scores[name].drop_vars("example"))
     data = maps(report.page(here))
     assert data["methods"] == ["si-em"]
 

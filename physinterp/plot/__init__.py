@@ -1,6 +1,7 @@
 """Plots of forecasts and scores: each a function of xarray data that returns a matplotlib figure.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; the truth is black, the codec alone grey.
+Colours are those of Okabe and Ito, and two more, that colour-blind readers can tell apart; the truth is black, the codec
+alone grey. Lines and markers differ too.
 """
 
 from physinterp.plot.curves import accuracy, error_budget, error_growth, pareto, rank_histogram

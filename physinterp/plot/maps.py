@@ -12,8 +12,10 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
 from physinterp.errors import InputError
-from physinterp.plot.style import error_scale, grid_of, label, scale
+from physinterp.plot.style import error_scale, grid_of, label, lead_text, scale, sides, units
 from physinterp.system import System
+
+Rows = list[tuple[str, xr.DataArray, dict[str, Any]]]  # name, values and colours
 
 
 def panels(forecast: xr.Dataset, truth: xr.Dataset, system: System, field: str, method: str) -> Figure:
@@ -27,20 +29,17 @@ def panels(forecast: xr.Dataset, truth: xr.Dataset, system: System, field: str, 
         method: for the labels.
     """
     leads = np.unique(np.linspace(0, forecast.sizes["lead_time"] - 1, 4).round().astype(int))
+    rows = _rows(forecast[field].isel(lead_time=leads), truth[field].isel(lead_time=leads), method)
     width, height = _size(system)
     figure, axes = grid_of(3, len(leads), width * len(leads) + 1.2, 3 * height + 1.6, sharex=True, sharey=True)
-    a, b = truth[field].isel(lead_time=leads).load(), forecast[field].isel(lead_time=leads).load()
-    same = scale(a)
-    rows = (("truth", a, same), (f"{method}, member 0", b, same), ("error", b - a, error_scale(float(np.abs(b - a).max()))))
-    for r, (name, values, colours) in enumerate(rows):
-        for c, lead in enumerate(values["lead_time"].values):
-            image = _map(axes[r, c], system, values.isel(lead_time=c), colours)
-            if r == 0:
-                axes[r, c].set_title(f"lead {lead:g}", fontsize=9)
-        axes[r, 0].set_ylabel(f"{name}\n{system.grid.names[1]}", fontsize=9)
-        figure.colorbar(image, ax=axes[r, :].tolist(), shrink=0.9, pad=0.01)
-    for ax in axes[-1]:
-        ax.set_xlabel(system.grid.names[0])
+    for line, (name, values, colours) in zip(axes, rows, strict=True):
+        for ax, lead in zip(line, values["lead_time"].values, strict=True):
+            image = _map(ax, system, values.sel(lead_time=lead), colours)
+            if name == "truth":
+                ax.set_title(lead_text(system, lead), fontsize=9)
+        figure.colorbar(image, ax=line.tolist(), shrink=0.9, pad=0.01, label=units(system, field))
+        line[0].set_ylabel(f"{name}\n{line[0].get_ylabel()}", fontsize=9)
+    _outer(axes)
     figure.suptitle(f"{system.title}: {label(system, field)}", fontsize=11)
     return figure
 
@@ -66,24 +65,20 @@ def spread(ensemble: xr.Dataset, truth: xr.Dataset, system: System, field: str, 
         )
     u = ensemble[field].sel(lead_time=lead, method="nearest").load()
     v = truth[field].sel(lead_time=lead, method="nearest").load()
-    mean, same = u.mean("member"), scale(v)
-    shown = [("mean of the members", mean)] + [(f"member {i}", u.isel(member=i)) for i in range(2)]
-    above = [("truth", v), *shown]
-    below = [("standard deviation", u.std("member", ddof=1))] + [(f"|{name} - truth|", abs(x - v)) for name, x in shown]
-    largest = max(float(x.max()) for _, x in below) or 1.0
-    size: dict[str, Any] = {"cmap": "viridis", "vmin": 0.0, "vmax": largest}
-    rows: list[tuple[list[tuple[str, xr.DataArray]], dict[str, Any]]] = [(above, same), (below, size)]
+    shown = {"mean of the members": u.mean("member"), "member 0": u.isel(member=0), "member 1": u.isel(member=1)}
+    above = {"truth": v, **shown}
+    below = {"standard deviation": u.std("member", ddof=1)} | {f"|{n} - truth|": abs(x - v) for n, x in shown.items()}
+    size = {"cmap": "viridis", "vmin": 0.0, "vmax": max(float(x.max()) for x in below.values()) or 1.0}
     width, height = _size(system)
     figure, axes = grid_of(2, len(above), width * len(above) + 1.2, 2 * height + 1.7, sharex=True, sharey=True)
-    for line, (row, colours) in zip(axes, rows, strict=True):
-        for ax, (name, values) in zip(line, row, strict=True):
+    for line, row, colours in zip(axes, (above, below), (scale(v), size), strict=True):
+        for ax, (name, values) in zip(line, row.items(), strict=True):
             image = _map(ax, system, values, colours)
             ax.set_title(name, fontsize=9)
-        figure.colorbar(image, ax=line.tolist(), shrink=0.9, pad=0.01)
-        line[0].set_ylabel(system.grid.names[1])
-    for ax in axes[-1]:
-        ax.set_xlabel(system.grid.names[0])
-    figure.suptitle(f"{system.title}: {label(system, field)}, {method} at lead {float(u['lead_time']):g}", fontsize=11)
+        figure.colorbar(image, ax=line.tolist(), shrink=0.9, pad=0.01, label=units(system, field))
+    _outer(axes)
+    at = lead_text(system, float(u["lead_time"]))
+    figure.suptitle(f"{system.title}: {label(system, field)}, {method} at {at}", fontsize=11)
     return figure
 
 
@@ -92,44 +87,65 @@ def animation(forecast: xr.Dataset, truth: xr.Dataset, system: System, field: st
 
     Arguments: as in `panels`.
     """
-    a, b = truth[field].load(), forecast[field].load()
-    same = scale(a)
-    rows = (("truth", a, same), (f"{method}, member 0", b, same), ("error", b - a, error_scale(float(np.abs(b - a).max()))))
+    rows = _rows(forecast[field], truth[field], method)
+    leads = rows[0][1]["lead_time"].values
     width, height = _size(system)
-    below = width > 1.3 * height  # wide domains one below the other, others side by side
-    shape = (3, 1) if below else (1, 3)
+    shape = (3, 1) if width > 1.3 * height else (1, 3)  # wide domains one below the other, others side by side
     figure, axes = grid_of(*shape, (width + 1.6) * shape[1], (height + 0.6) * shape[0] + 0.4, sharex=True, sharey=True)
     images = []
     for ax, (name, values, colours) in zip(axes.flat, rows, strict=True):
         images.append(_map(ax, system, values.isel(lead_time=0), colours))
         ax.set_title(name, fontsize=9)
-        figure.colorbar(images[-1], ax=ax, shrink=0.9)
+        figure.colorbar(images[-1], ax=ax, shrink=0.9, label=units(system, field))
+    _outer(axes)
     title = figure.suptitle(" ", fontsize=11)
 
     def draw(k: int) -> list[Any]:
         for image, (_, values, _) in zip(images, rows, strict=True):
             image.set_array(_values(system, values.isel(lead_time=k)))
-        title.set_text(f"{label(system, field)}, lead {float(a['lead_time'][k]):g}")
+        title.set_text(f"{label(system, field)}, {lead_text(system, leads[k])}")
         return [*images, title]
 
-    return FuncAnimation(figure, draw, frames=a.sizes["lead_time"], interval=250)
+    return FuncAnimation(figure, draw, frames=len(leads), interval=250)
+
+
+def _rows(forecast: xr.DataArray, truth: xr.DataArray, method: str) -> Rows:
+    """Truth and forecast with the colours of the truth, and the error."""
+    v, u = truth.load(), forecast.load()
+    same, error = scale(v), u - v
+    return [
+        ("truth", v, same),
+        (f"{method}, member 0", u, same),
+        ("error", error, error_scale(float(np.abs(error).max()))),
+    ]
 
 
 def _size(system: System) -> tuple[float, float]:
     """Inches of a map, in the aspect of the domain."""
-    first, second = system.grid.axes
-    wide = first.length / second.length
+    right, up = sides(system.grid)
+    wide = right.length / up.length
     width = 2.9 * min(max(wide, 1.0), 1.6)
     return width, width / wide
 
 
 def _values(system: System, field: xr.DataArray) -> np.ndarray:
-    """(*space) with the first axis to the right."""
-    return field.transpose(*reversed(system.grid.names)).values
+    """(up, right)."""
+    return field.transpose(*(axis.name for axis in reversed(sides(system.grid)))).values
 
 
 def _map(ax: Axes, system: System, field: xr.DataArray, colours: dict[str, Any]) -> QuadMesh:
-    first, second = system.grid.axes
-    image = ax.pcolormesh(first.points, second.points, _values(system, field), shading="nearest", **colours)
-    ax.set_aspect("equal")
+    right, up = sides(system.grid)
+    image = ax.pcolormesh(right.points, up.points, _values(system, field), shading="nearest", **colours)
+    ax.set(aspect="equal", xlabel=_name(right), ylabel=_name(up))
     return image
+
+
+def _name(axis: Any) -> str:
+    """x [m]; a longitude says its units by its name."""
+    return axis.name if axis.units.startswith("degrees") or not axis.units else f"{axis.name} [{axis.units}]"
+
+
+def _outer(axes: np.ndarray) -> None:
+    """Labels at the left and below alone."""
+    for ax in axes.flat:
+        ax.label_outer()

@@ -15,38 +15,49 @@ import xarray as xr
 from matplotlib.animation import Animation, PillowWriter
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from physinterp.checkpoint import replacing
 from physinterp.errors import InputError
+from physinterp.grid import Axis, Grid
 from physinterp.system import System, near
+from physinterp.table import CODEC, MEAN
 
-PALETTE = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-    *("#8c564b", "#7f7f7f", "#a6761d", "#4b0082", "#882255"),
-)
-LINES = ("-", "--", "-.", ":")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#882255")
+LINES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)))  # 5, and 11 markers, with 8 colours: no two of 40 rows look alike
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
-FLOOR = {"color": "#999999", "linestyle": ":"}  # the codec alone
-PARTS = ("#999999", "#56B4E9", "#D55E00")  # of the error budget: codec, one step, feedback
+GREY = "#BBBBBB"
+PARTS = (GREY, "#56B4E9", "#D55E00")  # of the error budget: codec, one step, feedback
 RESOLUTION = 110  # dots per inch
 GREYS = 32  # colours of a GIF for text and lines
 FORMATS = ("png", "svg", "pdf")
 
 
-def styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and line of each method, the same in every plot of the same methods."""
-    return {n: {"color": PALETTE[i % len(PALETTE)], "linestyle": LINES[i % len(LINES)]} for i, n in enumerate(names)}
+def styles(names: Iterable[str], mark: str = "linestyle") -> dict[str, dict[str, Any]]:
+    """Colour and line, or `marker`, of each row, the same in every plot of the same rows; grey for a codec alone."""
+    marks: Sequence[Any] = LINES if mark == "linestyle" else MARKERS
+    names = list(names)
+    methods = [n for n in names if not n.startswith(CODEC)]
+    look: dict[str, dict[str, Any]] = {n: {"color": GREY, mark: marks[3]} for n in names}
+    return look | {n: {"color": PALETTE[i % len(PALETTE)], mark: marks[i % len(marks)]} for i, n in enumerate(methods)}
 
 
-def points(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each method."""
-    return {n: {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]} for i, n in enumerate(names)}
+def name_of(row: str) -> str:
+    """A row in a legend."""
+    return f"{row.removeprefix(CODEC)} codec alone" if row.startswith(CODEC) else row
 
 
 def label(system: System, field: str) -> str:
-    """A field with its units."""
-    return _with_units(field.replace("_", " "), next((f.units for f in system.fields if f.name == field), ""))
+    """A field with its units; the mean of the headline fields is that field where there is one alone."""
+    if field == MEAN:
+        return "mean of the headline fields" if len(system.fields) > 1 else label(system, system.field_names[0])
+    return _with_units(field.replace("_", " "), units(system, field))
+
+
+def units(system: System, field: str) -> str:
+    """Of a field, empty where it has none."""
+    return next((f.units for f in system.fields if f.name == field), "").removeprefix("1")
 
 
 def lead_label(system: System) -> str:
@@ -54,14 +65,35 @@ def lead_label(system: System) -> str:
     return _with_units("lead time", system.time_unit)
 
 
+def lead_text(system: System, lead: float) -> str:
+    """lead 6 h."""
+    return f"lead {lead:g} {system.time_unit.removeprefix('1')}".rstrip()
+
+
 def _with_units(text: str, units: str) -> str:
     return f"{text} [{units}]" if units not in ("", "1") else text
+
+
+def sides(grid: Grid) -> tuple[Axis, Axis]:
+    """The axis to the right and the one upwards: the first and the second, but a latitude points up."""
+    first, second = grid.axes
+    return (second, first) if first.latitude else (first, second)
 
 
 def grid_of(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, Any]:
     """A figure and its axes (rows, columns); width and height in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def logarithmic(ax: Axes, *which: str) -> None:
+    """Logarithmic axes, x or y, with plain numbers."""
+    for name in which:
+        ax.set(**{f"{name}scale": "log"})
+        axis = ax.xaxis if name == "x" else ax.yaxis
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+    ax.minorticks_off()  # each costs time to lay out
 
 
 def legend(figure: Figure, axes: Iterable[Axes]) -> None:
@@ -85,11 +117,6 @@ def scale(values: xr.DataArray) -> dict[str, Any]:
 def error_scale(limit: float) -> dict[str, Any]:
     """Colour map and range of an error."""
     return {"cmap": "PuOr_r", "vmin": -(limit or 1.0), "vmax": limit or 1.0}
-
-
-def finite(values: xr.DataArray) -> xr.DataArray:
-    """NaN, which is not drawn, where a value is not finite."""
-    return values.where(np.isfinite(values))
 
 
 class Gif(PillowWriter):
