@@ -2,7 +2,8 @@
 
 python benchmarks/speed.py --system rbc    prints a table; networks of preset quick with random weights
 
-`over the networks` is the time of a physical step outside the networks over the time inside them.
+The first table is of samplers: the time of a physical step in the evaluations of the drift (its network, input and scale),
+what the sampler adds to that, and what it adds together with the drawing and colouring of its noise.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from physinterp import evaluate as ev
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.config import load_benchmark
 from physinterp.drift import Drift
-from physinterp.emulator import Noise
 from physinterp.methods import make_model, make_sampler, method, model_name
+from physinterp.noise import Noise
 from physinterp.results import hardware
+from physinterp.samplers import Sampler
 from physinterp.system import System, load_system
-from physinterp.types import Conditioning
+from physinterp.types import Conditioning, DriftFn, NoiseFn
 
-MEMBERS, BATCHES = 16, 4  # 16 members of 4 initial states
+MEMBERS, BATCHES = 16, 4  # 16 members of 4 initial states, as in a forecast with batches of 16
 ROWS = (
     "deterministic-dressed",
     "si-e@2",
@@ -40,20 +42,23 @@ ROWS = (
 )
 
 
-class Clock:
-    """Seconds spent inside some modules."""
+class Timed:
+    """A sampler that keeps the seconds of its calls and, of these, of the evaluations of its drift."""
 
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.seconds = 0.0
-        for module in modules:
-            module.register_forward_pre_hook(self._start)
-            module.register_forward_hook(self._stop)
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler, self.whole, self.inside = sampler, 0.0, 0.0
 
-    def _start(self, *_: object) -> None:
-        self.begun = time.perf_counter()
+    def __call__(self, b: DriftFn, x0: Tensor, cond: Conditioning, *, noise: NoiseFn) -> Tensor:
+        def timed(x_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
+            begun = time.perf_counter()
+            value = b(x_s, s, x0, cond)
+            self.inside += time.perf_counter() - begun
+            return value
 
-    def _stop(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self.begun
+        begun = time.perf_counter()
+        value = self.sampler(timed, x0, cond, noise=noise)
+        self.whole += time.perf_counter() - begun
+        return value
 
 
 def median(run: Callable[[], float], repeats: int) -> float:
@@ -62,7 +67,7 @@ def median(run: Callable[[], float], repeats: int) -> float:
 
 
 def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[float, float, float]:
-    """Seconds of a physical step inside the networks, and outside them relative to that: sampler alone, noise too."""
+    """Seconds of the evaluations of a physical step; relative to them the sampler's own; and that with drawing noise."""
     preset, what = load_benchmark(system.name).preset("quick"), method(row)
     name = model_name(what, preset)
     assert name is not None
@@ -73,27 +78,29 @@ def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[fl
     if isinstance(model, Drift | Deterministic):
         model.covariance.fit(0.01 * torch.randn(64, *shape))
     sampler = make_sampler(what, model, {})
-    clock = Clock([m.backbone for m in (model, getattr(model, "twin", None)) if m is not None])
-    cond, step = Conditioning(torch.zeros(batch, len(system.parameters))), iter(range(10**6))
-    members = torch.arange(batch) % MEMBERS
+    assert sampler is not None
+    cond, members = Conditioning(torch.zeros(batch, len(system.parameters))), torch.arange(batch) % MEMBERS
     draws = [model.colour(torch.randn(z.shape)) for _ in range(8)]
 
-    def run(noise: Callable[[], Callable[[int], Tensor]]) -> tuple[float, float]:
-        clock.seconds, begun = 0.0, time.perf_counter()
-        model.advance(z, cond, sampler, noise())
-        return time.perf_counter() - begun, clock.seconds
+    def run(noise: NoiseFn) -> tuple[float, float]:
+        """Seconds outside and inside the evaluations, the source of the interpolant among them."""
+        timed, begun = Timed(sampler), time.perf_counter()
+        model.advance(z, cond, timed, noise)  # type: ignore[arg-type]
+        inside = timed.inside + (time.perf_counter() - begun - timed.whole)
+        return timed.whole - timed.inside, inside
 
     with torch.inference_mode():
-        run(lambda: draws.__getitem__)
-        ready = [run(lambda: draws.__getitem__) for _ in range(repeats)]
+        run(draws.__getitem__)
+        alone, whole, inside = [], [], []
         generated = Noise(0, shape, colour=model.colour, batch=batch)
-        whole = []
-        for _ in range(repeats):  # BATCHES of one physical step: members of several initial states
-            at = next(step)
-            times = [run(lambda at=at: generated.of(at, members, torch.device("cpu"))) for _ in range(BATCHES)]
-            whole.append((sum(t for t, _ in times), sum(i for _, i in times)))
-    inside = statistics.median(i for _, i in ready)
-    return inside, *(statistics.median((t - i) / i for t, i in times) for times in (ready, whole))
+        for step in range(repeats):
+            outside, evaluations = run(draws.__getitem__)
+            alone.append(outside / evaluations)
+            inside.append(evaluations)
+            of_step = generated.of(step, members, torch.device("cpu"))
+            times = [run(of_step) for _ in range(BATCHES)]  # members of several initial states
+            whole.append(sum(t for t, _ in times) / sum(i for _, i in times))
+    return statistics.median(inside), statistics.median(alone), statistics.median(whole)
 
 
 def main() -> None:
@@ -106,10 +113,10 @@ def main() -> None:
     system = load_system(a.system)
     print(hardware("cpu"))
     print(f"{a.system}, preset quick, batch {a.batch}, median of {a.repeats}\n")
-    print(f"{'row':24}{'ms in networks':>15}{'over the networks':>20}{'with drawing noise':>20}")
+    print(f"{'row':24}{'ms in evaluations':>18}{'sampler over them':>20}{'with drawing noise':>20}")
     for row in ROWS:
         inside, alone, whole = sampler_cost(row, system, a.batch, a.repeats)
-        print(f"{row:24}{1e3 * inside:15.1f}{alone:20.1%}{whole:20.1%}")
+        print(f"{row:24}{1e3 * inside:18.1f}{alone:20.1%}{whole:20.1%}")
     shape = (len(system.fields), *system.grid.shape)
     truth = torch.randn(64, *shape)
     forecast = truth[:, None] + 0.1 * torch.randn(64, 16, *shape)

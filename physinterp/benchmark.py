@@ -31,10 +31,11 @@ from physinterp import __version__, metrics
 from physinterp import data as datasets
 from physinterp import evaluate as ev
 from physinterp.autoencoder import Identity
-from physinterp.baselines.reference import Climatology, Persistence
+from physinterp.baselines.reference import Climatology, Persistence, Season
 from physinterp.checkpoint import fingerprint, load_json, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
-from physinterp.data import generate
+from physinterp.data import checksums, generate
+from physinterp.data.remote import located
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
@@ -42,7 +43,7 @@ from physinterp.options import Options
 from physinterp.plan import AT_ONCE
 from physinterp.results import Results
 from physinterp.runs import Runs
-from physinterp.system import System, load_system, near
+from physinterp.system import load_system, near
 from physinterp.table import CODEC
 from physinterp.table import VERSION as TABLE_VERSION
 from physinterp.tune import VERSION, Validation, calibrated
@@ -82,7 +83,7 @@ class Job:
     def __init__(self, options: Options) -> None:
         self.options = options
         system = load_system(options.system)
-        self.benchmark: Benchmark = load_benchmark(system.name)
+        self.benchmark: Benchmark = load_benchmark(system)
         self.preset_name = options.preset or self.benchmark.default
         preset = self.benchmark.preset(options.preset)
         self.names, self.focus = self._rows(preset)
@@ -92,7 +93,11 @@ class Job:
         if options.device == "cuda" and not torch.cuda.is_available():
             raise InputError("there is no CUDA device here; use --device cpu")
         self.out = options.out or Path("results") / system.name
-        self.runs = Runs(system, self.preset, self.preset_name, options.seed, options.device)
+        if options.train and options.data is None:
+            raise InputError("--train: there is nothing to train on; give --data PATH")
+        trained = options.data if options.train or system.solver is None else None
+        self.runs = Runs(system, self.preset, self.preset_name, options.seed, options.device, data=trained)
+        self.data = self.runs.data if options.data is None else located(options.data)
         self.system = self.runs.system
 
     def _preset(self, preset: Preset) -> Preset:
@@ -131,43 +136,50 @@ class Job:
             raise InputError(f"--methods names no row; known: {', '.join(METHODS)}")
         if o.sampler is not None and o.sampler not in names:
             names.append(o.sampler)
-        sampled = [n for n in names if method(n).sampler]
-        return tuple(dict.fromkeys(names)), o.sampler or ("si-em" if "si-em" in names else (sampled or names)[-1])
+        if sampled := [n for n in names if method(n).sampler]:
+            focus = "si-em" if "si-em" in names else sampled[-1]
+        else:
+            focus = next((n for n in reversed(names) if n != "climatology"), names[0])
+        return tuple(dict.fromkeys(names)), o.sampler or focus
 
     # data ----------------------------------------------------------------------------------------------------------
 
     @cached_property
     def split(self) -> str:
         """The split that is evaluated: test, or valid where the user's files have no test."""
-        if self.options.data is None:
+        if self.data is None:
             return "test"
-        found = datasets.splits(self.options.data, self.system)
+        found = datasets.splits(self.data, self.system)
+        if not found:
+            return "test"  # all of it
         for name in ("test", "valid"):
             if name in found:
                 if name == "valid":
-                    LOGGER.warning("%s has no test split: evaluating on valid", self.options.data)
+                    chosen = ", which also chose learning rates and spread" if self.runs.data is not None else ""
+                    LOGGER.warning("%s has no test split: evaluating on valid%s", self.data, chosen)
                 return name
-        raise InputError(f"{self.options.data}: no split test or valid to evaluate on (found {list(found) or 'none'})")
+        raise InputError(f"{self.data}: no split test or valid to evaluate on (found {list(found) or 'none'})")
 
     @cached_property
     def truth(self) -> ev.Cases:
         """Initial conditions and truth."""
         starts = self.preset.starts
-        if self.options.data is None:
+        if self.data is None:
             ds = self.runs.open("test")
         else:
-            ds = developed(datasets.open_dataset(self.system, self.split, self.options.data), self.system)
+            ds = datasets.developed(datasets.open_dataset(self.system, self.split, self.data), self.system)
             starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
         found = ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
         if found.truth.nbytes <= 4 * AT_ONCE:  # else every row reads it lead by lead, which takes longer than its forecasts
             found.initial.load(), found.truth.load()
-        return found
+        return found if "date" not in ds.coords else ev.by_month(found)
 
     def check(self) -> None:
         """Find what cannot work before anything is trained: the folder of the results, and the user's data."""
-        if self.options.data is not None:
+        if self.data is not None:
             self.truth.check(self.system.field_names)
-            self._warn_range()
+            if self.runs.data is None:
+                self._warn_range()
         else:
             frames = (self.preset.frames or (self.system.solver.frames if self.system.solver else 0)) - 1
             if self.preset.lead * self.runs.stride > frames:
@@ -211,13 +223,11 @@ class Job:
     def _key(self, name: str) -> str:
         """Fingerprint of everything that the scores of a row, or of `codec-NAME`, depend on."""
         row = None if name.startswith("codec-") else method(name)
-        data = self.options.data
-        stamp = None if data is None else [str(data.resolve()), _newest(data)]
         settings = {
             "name": name,
             "weights": self.runs.key,
             "preset": self.preset.model_dump(mode="json", exclude={"methods", "steps", "members"}),
-            "data": stamp,
+            "data": None if self.data is None else [str(self.data), checksums.stamp(self.data)],
             "seed": self.options.seed,
             "device": self.options.device,
             "code": [__version__, metrics.VERSION, TABLE_VERSION],
@@ -237,8 +247,7 @@ class Job:
         row = method(name)
         what = model_name(row, self.preset)
         if what is None:
-            mean = self.runs.packed("train")[0].double().mean((0, 1)).float()
-            stepper: nn.Module = Persistence() if name == "persistence" else Climatology(mean)
+            stepper: nn.Module = Persistence() if name == "persistence" else Climatology(self.runs.mean("train"))
             return self.runs.emulator(Identity(len(self.system.fields)), stepper), row, {}
         codec, model = self.runs.codec(what.codec), self.runs.model(what)
         sampler = make_sampler(row, model, self.preset.steps)
@@ -272,21 +281,36 @@ class Job:
             written = xr.open_zarr(store, consolidated=False)
         parts, rates, first = [], [], 0
         example: list[Tensor] = []
+        seasonal = name == "climatology" and not focus and self.season is not None
         for part in self.truth.parts(self._at_once(members)):
             count, times = part.initial.sizes["sample"], list[float]()
-            if focus:
+            if seasonal:
+                forecasts = self._seasonal(part)
+            elif focus:
                 forecasts = ev.read(written.isel(sample=slice(first, first + count)), self.system)
             else:
                 forecasts = ev.physical(emulator, part, self.preset.lead, members, self.options.seed, times)
             forecasts = forecasts if first else noted(forecasts, example)
-            parts.append(ev.evaluate(forecasts, part, emulator, self.options.seed))
+            parts.append(ev.evaluate(forecasts, part, emulator, None if seasonal else self.options.seed))
             rates += [t / (count * members) for t in times]
             first += count
         ds = ev.together(parts)
         ds["example"] = ("lead_time", "field", *self.system.grid.names), torch.stack(example).numpy()
-        rate = seconds / (first * members * self.preset.lead) if focus else statistics.median(rates)
+        rate = seconds / (first * members * self.preset.lead) if focus else statistics.median(rates or [0.0])
         ds.attrs["record"] = json.dumps({**record, "seconds_per_step": rate})
         return self._keep(name, ds)
+
+    @cached_property
+    def season(self) -> Season | None:
+        """The climatology of a dated record."""
+        ds = self.runs.open("train")
+        return Season((x for x, _ in self.runs.states("train")), ds["date"].values.ravel()) if "date" in ds.coords else None
+
+    def _seasonal(self, part: ev.Cases) -> Iterator[Tensor]:
+        """The climatology at the dates of some cases, as forecasts."""
+        for k in range(part.truth.sizes["lead_time"]):
+            x = self.season(part.truth["date"].isel(lead_time=k).values)  # type: ignore[misc]
+            yield self.runs.stack.denormalise(x)[:, None]
 
     def _at_once(self, members: int) -> int:
         """Cases that are forecast and scored together: their number does not decide the memory."""
@@ -344,23 +368,12 @@ class Job:
             "preset_name": self.preset_name,
             "seed": self.options.seed,
             "device": self.options.device,
-            "data": str(self.options.data) if self.options.data else "generated",
+            "data": "generated" if self.data is None else str(self.data),
+            "trained_on": "generated" if self.runs.data is None else str(self.runs.data),
             "split": self.split,
             "command": self.options.command(),
             "runs": self.runs.root.name,
         }
-
-
-def developed(ds: xr.Dataset, system: System) -> xr.Dataset:
-    """A user's dataset without its spin-up: the frames before the card's `spin_up`, where time starts before it."""
-    spin_up = system.solver.spin_up if system.solver else 0.0
-    if ds.attrs.get("spun_up") or float(ds["time"][0]) >= spin_up:
-        return ds
-    kept = ds.sel(time=slice(spin_up - 1e-6, None))
-    if kept.sizes["time"] == 0:
-        raise InputError(f"the data end at t = {float(ds['time'][-1]):g}, before the spin-up of {spin_up:g} is over")
-    LOGGER.info("skipping the spin-up: %d frames before t = %g", ds.sizes["time"] - kept.sizes["time"], spin_up)
-    return kept
 
 
 def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor]:
@@ -373,9 +386,3 @@ def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor
 def _stamp(path: Path) -> str | None:
     """Which evaluation a complete forecast store belongs to."""
     return load_json(path / ".zattrs").get("stamp") if (path / ".zattrs").is_file() else None
-
-
-def _newest(path: Path) -> float:
-    """Time of the last change of a file or of the files in a folder."""
-    files = [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    return max((p.stat().st_mtime for p in files), default=0.0) + len(files)

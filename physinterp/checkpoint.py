@@ -87,7 +87,7 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except (InputError, FileNotFoundError, PermissionError):
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, EOFError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} is damaged ({reason}): delete it and run the command again") from error
 

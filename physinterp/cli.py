@@ -43,12 +43,15 @@ def benchmark(
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Size: tiny, quick or paper. Default: the benchmark's (quick).")] = None,
     data: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Evaluate on these files (The Well's HDF5 folder or APEBench's h5), never train on them: the "
-            "test split, else valid. Default: data of the embedded solver."
+            help="File, folder or URL in any format that `physinterp data inspect` knows: evaluate on its split test, else "
+            "valid. A card without a solver also trains on it. Default: data of the embedded solver."
         ),
     ] = None,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train on --data, too, not on data of the embedded solver.")
+    ] = False,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -75,8 +78,8 @@ def benchmark(
 
         rows = tuple(m.strip() for m in methods.split(",") if m.strip()) if methods is not None else None
         options = Options(
-            system=system, sampler=sampler, preset=preset, data=data, methods=rows, steps=steps, members=members,
-            lead=lead, seed=seed, device=device, out=out, retrain=retrain,
+            system=system, sampler=sampler, preset=preset, data=data, train=train, methods=rows, steps=steps,
+            members=members, lead=lead, seed=seed, device=device, out=out, retrain=retrain,
         )  # fmt: skip
         show(run(options), console())
 

@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from physinterp.errors import InputError
-from physinterp.system import Card, near, validate
+from physinterp.system import Card, System, near, validate
 
 
 def home() -> Path:
@@ -99,7 +99,7 @@ class Preset(Card):
 
 
 class Benchmark(Card):
-    """`benchmarks/<system>.yaml`: the presets of a system.
+    """The presets of a system.
 
     Attributes:
         headline: fields whose mean is the row `mean` of the table.
@@ -123,19 +123,19 @@ class Benchmark(Card):
         return self.presets[name]
 
 
-def load_benchmark(system: str) -> Benchmark:
-    """The benchmark of a system, from `benchmarks/<system>.yaml`.
+def load_benchmark(system: System) -> Benchmark:
+    """The benchmark of a system: `benchmarks/<system>.yaml`, or `default.yaml` with the fields and the step of the card.
 
     Raises:
-        InputError: no such file, or unknown or wrong keys; the message names them.
+        InputError: unknown or wrong keys; the message names them.
     """
     package = Path(str(resources.files("physinterp")))
-    folder = package / "_cards" / "benchmarks"
-    path = (folder if folder.is_dir() else package.parent / "benchmarks") / f"{system}.yaml"
-    if not path.is_file():
-        raise InputError(f"{path.name}: the system {system!r} has no benchmark; known: {_names(path.parent)}")
-    return validate(Benchmark, yaml.safe_load(path.read_text(encoding="utf-8")), path)
-
-
-def _names(folder: Path) -> str:
-    return ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+    shipped = package / "_cards" / "benchmarks"
+    folder = shipped if shipped.is_dir() else package.parent / "benchmarks"
+    path = folder / f"{system.name}.yaml"
+    if path.is_file():
+        return validate(Benchmark, yaml.safe_load(path.read_text(encoding="utf-8")), path)
+    path = folder / "default.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    presets = {name: preset | {"step": system.dt} for name, preset in values["presets"].items()}
+    return validate(Benchmark, values | {"headline": system.field_names, "presets": presets}, path)

@@ -191,7 +191,7 @@ def convert(
     from physinterp.system import load_system
 
     card = _fitting(load_system(system), data)
-    there = splits_at(data, None if card.solver else card) if data is not None else tuple(card.splits)
+    there = splits_at(data, card) if data is not None else tuple(card.splits)
     wanted = _list(splits) or there or ("train",)
     choice = conversion.Choice(_list(fields), _range(samples, int, "--samples"), _range(times, float, "--times"), stride)
     plan = conversion.plan(card, wanted, data, out, choice)
@@ -221,19 +221,12 @@ def bench(
     from physinterp.config import load_benchmark
     from physinterp.data import bench as measure
     from physinterp.data.windows import Windows
-    from physinterp.errors import InputError
     from physinterp.system import load_system
 
     card = _fitting(load_system(system), data)
-    try:
-        chosen = load_benchmark(card.name).preset(preset)
-    except InputError:
-        if preset is not None:
-            raise
-        chosen = None
-    stride = max(1, round(chosen.step / card.dt)) if chosen else 1
-    size = batch or (chosen.training.batch if chosen else 16)
-    windows = Windows(card, split, data, batch=size, stride=stride)
+    chosen = load_benchmark(card).preset(preset)
+    size = batch or chosen.training.batch
+    windows = Windows(card, split, data, batch=size, stride=max(1, round(chosen.step / card.dt)))
     bare, ours = measure.rates(windows, seconds)
     table = Table(title=f"{card.name}, {split}, batches of {size}", title_justify="left")
     for label in ("", "samples/s", "MB/s", "share"):
@@ -241,9 +234,6 @@ def bench(
     table.add_row("bare loop", f"{bare.windows:.0f}", f"{bare.megabytes:.0f}", "")
     table.add_row("windows", f"{ours.windows:.0f}", f"{ours.megabytes:.0f}", f"{ours.share(bare):.0%}")
     console().print(table)
-    if chosen is None:
-        say(f"{card.name} has no benchmark, so there is no network to train: waiting is not measured")
-        return
     share, work = measure.waiting(windows, _training(windows, chosen, device), seconds)
     say(f"a trainer waits {share:.1%} of its time ({1e3 * work:.0f} ms of work per batch)")
 
@@ -316,7 +306,7 @@ def _fitting(card: Any, data: str | None) -> Any:
     """The card at the resolution of the data."""
     if data is None:
         return card
-    from physinterp.data.inspect import fitted
+    from physinterp.data import fitted
 
     return fitted(card, data)
 

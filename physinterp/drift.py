@@ -164,9 +164,9 @@ class ForecastDrift(Drift):
 
     def drift(self, x_s: Tensor, s: Tensor, source: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
         if not s.any():
-            return torch.zeros_like(x_s)
+            return x_s.new_zeros(()).expand_as(x_s)
         level, sigma, away = as_level(s), self.covariance.sigma, x_s - source
-        return _slope(level) * away + level.sqrt() * sigma * self.network(x0, away / sigma, s, cond)
+        return torch.addcmul(_slope(level) * away, level.sqrt() * sigma, self.network(x0, away / sigma, s, cond))
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         with torch.no_grad():

@@ -107,6 +107,12 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
     )
 
 
+def by_month(found: Cases) -> Cases:
+    """Cases of a record whose `trajectory`, the block of the bootstrap, is the month in which they begin."""
+    months = found.initial["date"].values.astype("datetime64[M]").astype(str).astype(object)
+    return Cases(*(ds.assign_coords(trajectory=("sample", months)) for ds in (found.initial, found.truth)))
+
+
 def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
     """All scores and the mean spectra of one lead.
 
@@ -146,12 +152,13 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
 
 
 def spectrum(x: Tensor, grid: Grid) -> metrics.Spectrum:
-    """Power over the periodic axes of fields (..., C, *S), physical wavenumbers.
+    """Power over the spectral axes of fields (..., C, *S), physical wavenumbers; with a Hann window where none is periodic.
 
     Along a single axis the Nyquist shell is left out: spectral solvers keep it empty, and a ratio to nothing says nothing.
     """
-    spacing = [grid.axes[a].spacing for a in grid.periodic]
-    s = metrics.power_spectrum(x, torch.from_numpy(grid.weights), axes=grid.periodic, spacing=spacing)
+    axes, weights = grid.spectral, torch.from_numpy(grid.weights)
+    spacing = [grid.axes[a].spacing for a in axes]
+    s = metrics.power_spectrum(x, weights, axes=axes, spacing=spacing, window=None if grid.periodic else "hann")
     if len(spacing) > 1:
         return s
     inside = s.k < s.nyquist * (1 - 1e-9)

@@ -155,6 +155,12 @@ class Grid:
         return tuple(i - len(self.axes) for i, axis in enumerate(self.axes) if axis.boundary == "periodic")
 
     @property
+    def spectral(self) -> tuple[int, ...]:
+        """Axes of spectra: the periodic ones; in a limited area, which has none, the uniform ones that are no latitude."""
+        uniform = (i - len(self.axes) for i, a in enumerate(self.axes) if a.nodes == "uniform" and not a.latitude)
+        return self.periodic or tuple(uniform)
+
+    @property
     def homogeneous(self) -> tuple[int, ...]:
         """Periodic axes along which the equations do not vary, as negative axis numbers."""
         return tuple(a for a in self.periodic if not self.axes[a].fixed)

@@ -223,6 +223,18 @@ class OneSidedInterpolant(Interpolant):
     with g_F it becomes the reverse SDE of score-based diffusion.
     """
 
+    def clean(self, b: Tensor, x_s: Tensor, x0: Tensor, s: Tensor) -> Tensor:
+        """E[x1 | x_s] = (gamma' x - gamma b) / (beta gamma' - beta' gamma)."""
+        c = self.coefficients(s)
+        d = c.beta * c.eta - c.beta_dot * c.gamma
+        return torch.addcmul(c.eta / d * x_s, -c.gamma / d, b)
+
+    def noise(self, b: Tensor, x_s: Tensor, x0: Tensor, s: Tensor) -> Tensor:
+        """E[z | x_s] = (beta b - beta' x) / (beta gamma' - beta' gamma)."""
+        c = self.coefficients(s)
+        d = c.beta * c.eta - c.beta_dot * c.gamma
+        return torch.addcmul(c.beta / d * b, -c.beta_dot / d, x_s)
+
     @staticmethod
     def _from_noise(beta: Tensor, gamma: Tensor, beta_dot: Tensor, gamma_dot: Tensor) -> Coefficients:
         zero = torch.zeros_like(beta)

@@ -15,7 +15,8 @@ class Options:
         system: name of the card.
         sampler: a row of METHODS with a sampler, shown in `forecast.zarr` and in the field panels.
         preset: name of the preset.
-        data: evaluate on these files, not on the generated test split.
+        data: evaluate on these files, not on the generated test split; with a card that has no solver, train on them, too.
+        train: train on `data` though the card has a solver.
         methods: rows of the table, where not those of the preset.
         steps: sampler steps of the row `sampler`.
         members: ensemble size.
@@ -29,7 +30,8 @@ class Options:
     system: str
     sampler: str | None = None
     preset: str | None = None
-    data: Path | None = None
+    data: str | Path | None = None
+    train: bool = False
     methods: tuple[str, ...] | None = None
     steps: int | None = None
     members: int | None = None
@@ -44,6 +46,8 @@ class Options:
         words = ["python", "-m", "physinterp.benchmark"]
         for option in fields(self):
             value = getattr(self, option.name)
-            if value != option.default and option.name != "retrain":
+            if value is True and option.name != "retrain":
+                words.append(f"--{option.name}")
+            elif value != option.default and option.name != "retrain":
                 words += [f"--{option.name}", ",".join(value) if isinstance(value, tuple) else str(value)]
         return shlex.join(words)

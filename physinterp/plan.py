@@ -69,7 +69,7 @@ class Plan:
     """
 
     def __init__(self, system: str, preset: str | None = None, seed: int = 0) -> None:
-        benchmark = load_benchmark(load_system(system).name)
+        benchmark = load_benchmark(load_system(system))
         self.preset_name = preset or benchmark.default
         self.preset: Preset = benchmark.preset(preset)
         self.runs = Runs(load_system(system), self.preset, self.preset_name, seed)

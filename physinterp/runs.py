@@ -8,9 +8,10 @@ drift from a forecast first lets its own twin finish early, and learns the resid
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,22 +25,27 @@ from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.checkpoint import digest, fingerprint, load_json, load_tensors, reading, save_json, save_tensors
 from physinterp.config import Preset, Training, home
-from physinterp.data import open_dataset
+from physinterp.data import checksums, developed, latents, open_dataset, trainable
+from physinterp.data.remote import Store, located
 from physinterp.data.statistics import Statistics, statistics
+from physinterp.data.windows import Windows
 from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
+from physinterp.pairs import HeldPairs, Pairs, WindowPairs, residuals
 from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System
-from physinterp.train import STATE, Pairs, Trainer
+from physinterp.train import STATE, Trainer
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
 Provenance: TypeAlias = dict[str, str | int | float]
 FORMAT = 3  # raised when weights trained by an earlier version must not be reused
+HELD = 2**30  # bytes of a split up to which it is held in memory; a larger one is read window by window
+FRAMES = 64  # states that are read or encoded at once
 
 
 class Reconstruction(nn.Module):
@@ -62,7 +68,11 @@ class Runs:
         seed: of weights, batches and noise in training.
         device: where to train.
         root: folder of the models, where it is not that of the preset.
-        known: statistics of the training split, where they are known; else the data are opened for them.
+        known: statistics of the training split, where they are known; the card then has the resolution of the data.
+        data: file, folder or URL to train on, at the resolution that it has; None is what the embedded solver makes, or,
+            without one, what the card names as its source.
+    Raises:
+        InputError: the step is no multiple of the card's, or there are no data to train on.
     """
 
     def __init__(
@@ -74,9 +84,18 @@ class Runs:
         device: str = "cpu",
         root: Path | None = None,
         known: Statistics | None = None,
+        data: Store | None = None,
     ) -> None:
-        self.system = system.with_grid(preset.shape) if preset.shape else system
-        self.preset, self.seed, self.device = preset, seed, device
+        if data is None and system.solver is None:
+            data = system.data or None
+            if data is None:
+                raise InputError(f"{system.name} has no solver that makes data: give --data PATH ({system.source.strip()})")
+        found = None if data is None else located(data)
+        self.data = found.absolute() if isinstance(found, Path) else found
+        if known is None:
+            shape = preset.shape or system.grid.shape
+            system = system.with_grid(shape) if self.data is None else trainable(system, self.data)
+        self.system, self.preset, self.seed, self.device = system, preset, seed, device
         self.stride = round(preset.step / system.dt)
         if self.stride < 1 or abs(self.stride * system.dt - preset.step) > 1e-6 * preset.step:
             raise InputError(f"step {preset.step:g} is no multiple of the card's dt = {system.dt:g}; choose one that is")
@@ -85,8 +104,7 @@ class Runs:
         self._known = known
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
-        self._packed: dict[str, tuple[Tensor, Tensor]] = {}
-        self._states: dict[tuple[str, str], Tensor] = {}
+        self._pairs: dict[tuple[str, str], Pairs] = {}
 
     @classmethod
     def of(cls, folder: Path, device: str = "cpu") -> tuple[Runs, ModelName]:
@@ -107,7 +125,7 @@ class Runs:
             measured = Statistics.from_dict(found["statistics"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{note} is damaged ({type(error).__name__}): delete its folder, and train again") from error
-        return cls(system, preset, folder.parent.name, seed, device, folder.parent, measured), name
+        return cls(system, preset, folder.parent.name, seed, device, folder.parent, measured, found.get("data")), name
 
     def discard(self) -> None:
         """Delete weights, latents and scores of earlier runs of this preset and seed; the data stay."""
@@ -118,7 +136,9 @@ class Runs:
     # data ----------------------------------------------------------------------------------------------------------
 
     def open(self, split: str) -> xr.Dataset:
-        """A split of the generated data, lazily; makes it where it is not cached."""
+        """A split of the data, lazily and without spin-up; the solver makes it where it is not there yet."""
+        if self.data is not None:
+            return developed(open_dataset(self.system, split, self.data), self.system)
         p = self.preset
         counts = {k: p.trajectories.get(k, s.trajectories) for k, s in self.system.splits.items()}
         return open_dataset(
@@ -127,41 +147,64 @@ class Runs:
 
     @cached_property
     def stack(self) -> FieldStack:
-        """Fields to tensors, with the statistics of the training split."""
-        names = self.system.field_names
-        known = self._known or statistics(self.open("train"), names, self.stride)
+        """Fields to tensors, with the statistics of the training split, which are computed once and kept."""
+        known, path = self._known, self.root / "statistics.json"
+        if known is None and path.is_file():
+            known = Statistics.from_dict(load_json(path))
+        if known is None:
+            known = statistics(self.open("train"), self.system.field_names, self.stride)
+            save_json(known.to_dict(), path)
         return FieldStack(self.system.fields, self.system.grid, known)
 
-    def packed(self, split: str) -> tuple[Tensor, Tensor]:
-        """Normalised states (N, T, C, *S) and parameters (N, P) of a split."""
-        if split not in self._packed:
-            ds = self.open(split)
-            self._packed[split] = (self.stack.pack(ds), torch.from_numpy(self.system.conditioning(ds)))
-        return self._packed[split]
+    def states(self, split: str) -> Iterator[tuple[Tensor, Conditioning]]:
+        """Normalised states (B, C, *S) of a split in their order, some of one trajectory at once, and their conditioning."""
+        ds = self.open(split)
+        parameters = torch.from_numpy(self.system.conditioning(ds)).to(self.device)
+        for n, p in enumerate(parameters):
+            for first in range(0, ds.sizes["time"], FRAMES):
+                x = self.stack.pack(ds.isel(sample=n, time=slice(first, first + FRAMES))).to(self.device)
+                yield x, Conditioning(p.expand(len(x), -1))
+
+    def mean(self, split: str) -> Tensor:
+        """Mean normalised state of a split, (C, *S)."""
+        sums = [(x.double().sum(0).cpu(), len(x)) for x, _ in self.states(split)]
+        return (sum(s for s, _ in sums) / sum(n for _, n in sums)).float()  # type: ignore[union-attr]
 
     def pairs(self, split: str, codec: str) -> Pairs:
-        """Successive states of a split in the space of a codec; latents are encoded once and kept on disk."""
-        x, parameters = self.packed(split)
-        homogeneous = self.system.grid.homogeneous
-        if codec == "identity":
-            return Pairs(x, parameters, self.stride, homogeneous)
-        if (split, codec) not in self._states:
-            network = self.codec(codec)
-            path = self.latents / f"{codec}-{self.weights(f'codec-{codec}')}-{split}.safetensors"
-            if not path.exists():
-                LOGGER.info("encoding %s with %s", split, codec)
-                save_tensors({"states": self._encode(x, parameters, network)}, path)
-            self._states[split, codec] = load_tensors(path)["states"]
-        return Pairs(self._states[split, codec], parameters, self.stride, homogeneous)
+        """Successive states of a split in the space of a codec.
 
-    @torch.inference_mode()
-    def _encode(self, x: Tensor, parameters: Tensor, codec: nn.Module) -> Tensor:
-        latents = []
-        for states, p in zip(x, parameters, strict=True):
-            chunks = states.split(64)
-            z = [codec.encode(c.to(self.device), _repeat(p, len(c), self.device)).cpu() for c in chunks]  # type: ignore[operator]
-            latents.append(torch.cat(z))
-        return torch.stack(latents)
+        Fields of a small split are held in memory, those of a large one read window by window. Latents are encoded once
+        for a codec and data, and memory-mapped.
+        """
+        if (split, codec) not in self._pairs:
+            ds = self.open(split)
+            about = self.stride, self.system.grid.homogeneous
+            parameters = torch.from_numpy(self.system.conditioning(ds))
+            if codec != "identity":
+                self._pairs[split, codec] = HeldPairs(self._latents(split, codec, ds), parameters, *about)
+            elif 4 * math.prod(ds.sizes.values()) * len(self.system.fields) <= HELD:
+                self._pairs[split, codec] = HeldPairs(self.stack.pack(ds), parameters, *about)
+            else:
+                whole = open_dataset(self.system, split, ds.attrs["path"])
+                frames = slice(whole.sizes["time"] - ds.sizes["time"], None)
+                windows = Windows(self.system, split, ds.attrs["path"], stride=self.stride, frames=frames)
+                self._pairs[split, codec] = WindowPairs(windows, self.stack)
+        return self._pairs[split, codec]
+
+    def _latents(self, split: str, name: str, ds: xr.Dataset) -> Tensor:
+        """Encoded states (N, T, Cz, *Sz) of a split; the name of the file is the hash of the codec and the data."""
+        codec = self.codec(name)
+        key = fingerprint(
+            [self.weights(f"codec-{name}"), checksums.stamp(ds.attrs["path"]), self.stack.statistics.to_dict()]
+        )
+        path = self.latents / f"{name}-{split}-{key}.npy"
+        if not path.exists():
+            LOGGER.info("encoding %s with %s", split, name)
+            shape = codec.latent_channels, *codec.latent_shape(self.system.grid.shape)
+            encoded = (codec.encode(x, cond).cpu().numpy() for x, cond in self.states(split))
+            with torch.inference_mode():
+                latents.write(path, (ds.sizes["sample"], ds.sizes["time"], *shape), encoded)
+        return latents.read(path)
 
     # models --------------------------------------------------------------------------------------------------------
 
@@ -175,7 +218,7 @@ class Runs:
             "preset": self.preset.model_dump(mode="json", include=parts),
             "seed": self.seed,
         }
-        return fingerprint(settings)
+        return fingerprint(settings if self.data is None else settings | {"data": checksums.stamp(self.data)})
 
     def folder(self, name: str) -> Path:
         """Where a trained network lives."""
@@ -202,11 +245,7 @@ class Runs:
             def train(folder: Path) -> dict[str, Any]:
                 data = self.pairs("train", "identity"), self.pairs("valid", "identity")
                 record = self._trainer(folder).fit(Reconstruction(codec), *data, self.preset.training.codec, key, decay=0.7)
-                x, p = self.packed("train")
-                batches = (
-                    (c.to(self.device), _repeat(p[n], len(c), self.device)) for n in range(len(x)) for c in x[n].split(64)
-                )
-                codec.fit_standardisation(batches)
+                codec.fit_standardisation(self.states("train"))
                 return record
 
             self._trained[key] = self._ready(key, codec, train)
@@ -342,25 +381,8 @@ class Runs:
             "preset": self.preset.model_dump(mode="json"),
             "statistics": self.stack.statistics.to_dict(),
             "seed": self.seed,
+            "data": None if self.data is None else str(self.data),
         }
 
     def _trainer(self, folder: Path, plan: Training | None = None) -> Trainer:
         return Trainer(plan or self.preset.training, self.seed, folder, self.device)
-
-
-@torch.inference_mode()
-def residuals(
-    mean: Callable[[Tensor, Conditioning], Tensor], pairs: Pairs, device: str, batch: int = 64, most: int = 1024
-) -> Tensor:
-    """x1 - E[x1 | x0] on pairs spread evenly, shape (N, C, *S), on the CPU."""
-    index = torch.linspace(0, len(pairs) - 1, min(len(pairs), most)).long()
-    found = []
-    for rows in index.split(batch):
-        x0, x1, cond = pairs.select(rows)
-        parameters = None if cond.parameters is None else cond.parameters.to(device)
-        found.append(x1 - mean(x0.to(device), Conditioning(parameters)).cpu())
-    return torch.cat(found)
-
-
-def _repeat(parameters: Tensor, count: int, device: str) -> Conditioning:
-    return Conditioning(parameters.expand(count, -1).to(device))

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from physinterp.checkpoint import load_tensors, reading, save_tensors
 from physinterp.config import Training
 from physinterp.optim import optimizers
+from physinterp.pairs import Batch, Pairs
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
@@ -49,32 +50,6 @@ class Objective(Protocol):
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         """A scalar."""
         ...
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Successive states: trajectories (N, T, C, *S), parameters (N, P), stride in frames, all in memory.
-
-    Along the axes `homogeneous` (negative numbers) the equations do not vary: a pair moved along them is another pair.
-    """
-
-    states: Tensor
-    parameters: Tensor
-    stride: int
-    homogeneous: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return self.states.shape[0] * (self.states.shape[1] - self.stride)
-
-    def select(self, index: Tensor) -> tuple[Tensor, Tensor, Conditioning]:
-        """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
-        n, t = index // (self.states.shape[1] - self.stride), index % (self.states.shape[1] - self.stride)
-        return self.states[n, t], self.states[n, t + self.stride], Conditioning(self.parameters[n])
-
-    def difference_std(self) -> Tensor:
-        """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""
-        squares = [(z[self.stride :] - z[: -self.stride]).double().square().mean((0, 2, 3)) for z in self.states]
-        return torch.stack(squares).mean(0).sqrt().clamp(min=1e-6).float()
 
 
 @dataclass
@@ -224,13 +199,21 @@ class Trainer:
         return run, losses
 
     def _advance(
-        self, run: _Run, train: Pairs, budget: float, until: float, tick: Any, state: Path | None, steps: int | None = None
+        self,
+        run: _Run,
+        train: Pairs,
+        budget: float,
+        until: float,
+        tick: Any,
+        state: Path | None,
+        steps: int | None = None,
     ) -> None:
         """Optimise until the share `until` of the budget is used, or for a number of steps where one is given."""
         model, *updates = self.fabric.setup(run.model, *run.optimizers)
         model.mark_forward_method("loss")
         full = [o.param_groups[0]["lr"] for o in run.optimizers]
         plan, begun, saved = self.plan, time.perf_counter() - run.elapsed, time.perf_counter()
+        following = self._draw(train, run.step)
         with (self.folder / "log.jsonl").open("a") as log:
             while run.step < (steps or math.inf):
                 p = plan.used(run.step, run.elapsed, budget)
@@ -240,7 +223,8 @@ class Trainer:
                 rate = run.rate * factor
                 for optimizer, lr in zip(run.optimizers, full, strict=True):
                     optimizer.param_groups[0]["lr"] = lr * factor
-                loss, norm = self._step(model, updates, train, run.step)
+                drawn, following = following, self._draw(train, run.step + 1)
+                loss, norm = self._step(model, updates, *drawn, train.homogeneous)
                 if not torch.isfinite(loss):
                     raise FloatingPointError(f"loss is {loss.item()} at step {run.step}, learning rate {rate:.2g}: lower it")
                 run.step += 1
@@ -257,11 +241,21 @@ class Trainer:
                     save_tensors(run.tensors(), state)
                     saved = time.perf_counter()
 
-    def _step(self, model: Any, optimizers: list[Any], train: Pairs, step: int) -> tuple[Tensor, Tensor]:
+    def _draw(self, train: Pairs, step: int) -> tuple[Callable[[], Batch], torch.Generator]:
+        """The batch of a step, which depends on the seed and the step alone, and the generator that drew it."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-        index = torch.randint(len(train), (self.plan.batch,), generator=generator)
-        x0, x1, cond = _to(train.select(index), self.fabric.device)
-        for axis in train.homogeneous:
+        return train.later(torch.randint(len(train), (self.plan.batch,), generator=generator)), generator
+
+    def _step(
+        self,
+        model: Any,
+        optimizers: list[Any],
+        batch: Callable[[], Batch],
+        generator: torch.Generator,
+        homogeneous: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        x0, x1, cond = _to(batch(), self.fabric.device)
+        for axis in homogeneous:
             shift = int(torch.randint(x0.shape[axis], (), generator=generator))
             x0, x1 = x0.roll(shift, axis), x1.roll(shift, axis)
         loss = model.loss(x0, x1, cond, generator)
@@ -289,7 +283,7 @@ class Trainer:
         return sum(losses) / count
 
 
-def _to(batch: tuple[Tensor, Tensor, Conditioning], device: torch.device) -> tuple[Tensor, Tensor, Conditioning]:
+def _to(batch: Batch, device: torch.device) -> Batch:
     x0, x1, cond = batch
     parameters = None if cond.parameters is None else cond.parameters.to(device)
     return x0.to(device), x1.to(device), Conditioning(parameters)

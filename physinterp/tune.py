@@ -42,6 +42,7 @@ LOGGER = logging.getLogger(__name__)
 VERSION = 1  # raised when calibrations of the same weights change
 CORRELATIONS = (0.0, 0.5, 0.8)  # candidates
 TEMPERATURES = (0.25, 4.0)  # bounds
+CASES = 16  # initial conditions at least, where the trajectories are long enough
 
 
 class Unusable(InputError):
@@ -72,12 +73,13 @@ class Validation:
         name: the model.
         headline: fields that count.
         leads: how far to roll out; cut where the trajectories are shorter.
-        starts: initial conditions per trajectory.
+        starts: initial conditions per trajectory at least; more where there are few trajectories.
     """
 
     def __init__(self, runs: Runs, name: ModelName, headline: Sequence[str], leads: int, starts: int = 2) -> None:
         self.runs, self.name, self.headline = runs, name, tuple(headline)
         ds = runs.open("valid")
+        starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
         self.leads = min(leads, (ds.sizes["time"] - 1) // runs.stride)
         self.cases = ev.cases(ds, runs.stride, self.leads, starts, runs.preset.step)
 
@@ -85,7 +87,7 @@ class Validation:
     def of(cls, folder: Path, leads: int) -> Validation:
         """The validation of the model in a folder."""
         runs, name = Runs.of(folder)
-        return cls(runs, name, load_benchmark(runs.system.name).headline, leads)
+        return cls(runs, name, load_benchmark(runs.system).headline, leads)
 
     @property
     def grid(self) -> Grid:
@@ -281,32 +283,47 @@ def cost(validation: Validation, tried: Sequence[tuple[str, int]], rounds: int =
 def walk(validation: Validation, members: int = 4) -> tuple[list[Trial], dict[str, str]]:
     """Try every sampler, number of steps and temperature of a model on the validation split.
 
+    What is done is kept in `trials.json` beside the weights: the same call goes on where an earlier one stopped.
+
     Returns:
         The trials, and why a sampler was left out, by `sampler@steps`.
     Raises:
         InputError: all were left out.
     """
-    name, tried = validation.name, list(settings(validation.name.objective))
-    LOGGER.info("%s: timing %d samplers", name, len(tried))
-    seconds = cost(validation, tried)
-    trials: list[Trial] = []
-    left_out: dict[str, str] = {}
-    for k, (sampler, steps) in enumerate(tried, 1):
-        LOGGER.info("%s: trying %s@%d, %d of %d", name, sampler, steps, k, len(tried))
-        count = 1 if SAMPLERS[sampler].deterministic else members
+    name, tried = validation.name, {f"{sampler}@{n}": (sampler, n) for sampler, n in settings(validation.name.objective)}
+    path = validation.runs.folder(str(name)) / "trials.json"
+    stamp = {"weights": validation.runs.weights(name), "version": VERSION}
+    stamp |= {"leads": validation.leads, "cases": validation.count, "members": members}
+    done = _done(path, stamp)
+    left = [key for key in tried if key not in done]
+    if left:
+        LOGGER.info("%s: timing %d samplers", name, len(left))
+        seconds = cost(validation, [tried[key] for key in left])
+    for k, key in enumerate(left, 1 + len(tried) - len(left)):
+        LOGGER.info("%s: trying %s, %d of %d", name, key, k, len(tried))
+        count = 1 if SAMPLERS[tried[key][0]].deterministic else members
         try:
-            found = [trial(validation, s, count, seconds[sampler, steps]) for s in variants(validation, sampler, steps)]
+            done[key] = [asdict(trial(validation, s, count, seconds[tried[key]])) for s in variants(validation, *tried[key])]
         except Unusable as error:
-            LOGGER.warning("%s: %s@%d is left out: %s", name, sampler, steps, error)
-            left_out[f"{sampler}@{steps}"] = str(error)
-        else:
-            trials += found
+            LOGGER.warning("%s: %s is left out: %s", name, key, error)
+            done[key] = str(error)
+        save_json({"stamp": stamp, "done": done}, path)
+    trials = [Trial(Setting(**t.pop("setting")), **t) for key in tried if isinstance(done[key], list) for t in done[key]]
     if not trials:
         raise InputError(
             f"no sampler of {name} can be used, {len(tried)} were tried: forecasts of the validation split have to be "
             "finite; train it again"
         )
-    return trials, left_out
+    return trials, {key: done[key] for key in tried if isinstance(done[key], str)}
+
+
+def _done(path: Path, stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """Trials (or why there are none) by `sampler@steps` of an earlier walk with the same stamp."""
+    if not path.exists():
+        return {}
+    with reading(path):
+        kept = load_json(path)
+        return kept["done"] if kept["stamp"] == stamp else {}
 
 
 def trial(validation: Validation, setting: Setting, members: int, seconds: float) -> Trial:

@@ -62,7 +62,7 @@ def test_every_sampler_has_a_row_of_its_name():
 
 @cache
 def built(system: str, name: ModelName) -> Model:
-    card, preset = load_system(system), load_benchmark(system).preset("tiny")
+    card, preset = load_system(system), load_benchmark(load_system(system)).preset("tiny")
     card = card.with_grid(preset.shape)
     codec = make_codec(name.codec, card, preset)
     shape = (codec.latent_channels, *codec.latent_shape(card.grid.shape))
@@ -72,7 +72,7 @@ def built(system: str, name: ModelName) -> Model:
 @pytest.mark.parametrize("system", ["kolmogorov", "rbc"])
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_can_be_built_from_the_preset_tiny(system, name):
-    preset, row = load_benchmark(system).preset("tiny"), METHODS[name]
+    preset, row = load_benchmark(load_system(system)).preset("tiny"), METHODS[name]
     what = model_name(row, preset)
     if what is None:
         assert name in ("persistence", "climatology") and row.sampler is None
@@ -93,7 +93,7 @@ def test_every_row_can_be_built_from_the_preset_tiny(system, name):
 
 @pytest.mark.parametrize("system", ["kolmogorov", "rbc"])
 def test_every_preset_names_rows_and_samplers_that_exist(system):
-    for size, preset in load_benchmark(system).presets.items():
+    for size, preset in load_benchmark(load_system(system)).presets.items():
         rows = [method(name) for name in preset.methods]
         others = set() if size == "demo" else {"deterministic-dressed", "si-cal"}
         assert {"deterministic", "si-e", "si-em", *others} <= set(preset.methods)

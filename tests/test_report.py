@@ -33,6 +33,7 @@ from physinterp.plan import Plan
 from physinterp.plot.style import scale
 from physinterp.results import PLOTS, Choice, Results
 from physinterp.summary import about, summary
+from physinterp.system import load_system
 from physinterp.table import ratio, with_mean
 from physinterp.terminal import tables
 
@@ -478,7 +479,7 @@ def test_demo(command, copy, monkeypatch, tmp_path, without_plots):
     assert code == 0 and asked == [Options("kolmogorov", sampler="si-em", preset="demo", out=tmp_path)]
     path = Path(out.strip().splitlines()[-1].removeprefix("the page: "))
     assert path.is_absolute() and path.read_text().startswith("<!DOCTYPE html>")
-    preset = load_benchmark("kolmogorov").preset("demo")
+    preset = load_benchmark(load_system("kolmogorov")).preset("demo")
     assert preset.methods == ("persistence", "fno", "deterministic", "si-e", "si-em", "edm")
     spent = preset.training.seconds * (2 + 2 * (1 - preset.training.trunk))  # two whole trainings, two from the trunk on
     assert spent < 150

@@ -17,7 +17,8 @@ from physinterp.config import Training
 from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.errors import InputError
 from physinterp.methods import ModelName
-from physinterp.runs import Runs, residuals
+from physinterp.pairs import residuals
+from physinterp.runs import Runs
 from physinterp.system import validate
 
 TWIN, DRIFT, STATE = (ModelName(o, "identity", "unet") for o in ("deterministic", "interpolant", "interpolant-state"))

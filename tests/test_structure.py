@@ -43,6 +43,7 @@ ORDER = (
     ("emulator",),
     ("evaluate", "table"),
     ("budget",),
+    ("pairs",),
     ("train",),
     ("runs",),
     ("tune",),

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from physinterp import train
 from physinterp.config import Training
 from physinterp.errors import InputError
+from physinterp.pairs import HeldPairs
 from physinterp.system import validate
-from physinterp.train import Pairs, Trainer
+from physinterp.train import Trainer
 from physinterp.types import Conditioning
 
 
@@ -40,9 +41,9 @@ class Toy(nn.Module):
         return loss * float("nan") if self.calls == self.broken else loss
 
 
-def pairs(seed: int, stride: int = 2) -> Pairs:
+def pairs(seed: int, stride: int = 2) -> HeldPairs:
     x = torch.randn(4, 1, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
-    return Pairs(x * 0.8 ** torch.arange(9)[:, None, None, None], torch.arange(4.0)[:, None], stride)
+    return HeldPairs(x * 0.8 ** torch.arange(9)[:, None, None, None], torch.arange(4.0)[:, None], stride)
 
 
 TRAIN, VALID = pairs(0), pairs(1)
@@ -81,8 +82,8 @@ def test_the_scale_of_the_one_step_change():
     x = torch.zeros(1, 5, 3, 2, 2)
     x[:, :, 0] = 3 * torch.arange(5.0)[:, None, None]
     x[:, :, 1] = torch.tensor([0, 1, 0, 1, 0.0])[:, None, None]
-    assert Pairs(x, torch.zeros(1, 0), 1).difference_std().tolist() == pytest.approx([3, 1, 1e-6])
-    assert Pairs(x, torch.zeros(1, 0), 2).difference_std().tolist() == pytest.approx([6, 1e-6, 1e-6])
+    assert HeldPairs(x, torch.zeros(1, 0), 1).difference_std().tolist() == pytest.approx([3, 1, 1e-6])
+    assert HeldPairs(x, torch.zeros(1, 0), 2).difference_std().tolist() == pytest.approx([6, 1e-6, 1e-6])
 
 
 def test_batches_are_moved_along_homogeneous_axes(tmp_path):

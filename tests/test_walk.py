@@ -83,13 +83,20 @@ def test_everything_that_is_tried_can_be_used(objective):
         assert out.shape == z.shape and out.isfinite().all(), (name, steps)
 
 
-def stub(objective: str) -> SimpleNamespace:
-    """A validation that knows its model only."""
-    return SimpleNamespace(name=ModelName(objective, "identity", "unet"))
+@pytest.fixture
+def stub(tmp_path) -> Callable[[str], SimpleNamespace]:
+    """A validation that knows its model and a folder only."""
+    runs = SimpleNamespace(folder=lambda name: tmp_path / name, weights=lambda name: "abc")
+    return lambda objective: SimpleNamespace(name=ModelName(objective, "identity", "unet"), runs=runs, leads=2, count=4)
+
+
+def tried_as(setting: Setting, members: int, seconds: float) -> Trial:
+    """A trial that tells what it was asked for."""
+    return Trial(setting, float(members), 0.0, 0.0, seconds)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_walk(objective, monkeypatch):
+def test_the_walk(objective, stub, monkeypatch):
     """In the order of WALK: a deterministic sampler once with one member, the others at parts of their temperature."""
     tried = list(tune.settings(objective))
     measured: list[tuple[str, int]] = []
@@ -100,14 +107,14 @@ def test_the_walk(objective, monkeypatch):
 
     monkeypatch.setattr(tune, "calibrated", calibrated)
     monkeypatch.setattr(tune, "cost", lambda validation, tried: {which: k for k, which in enumerate(tried)})
-    monkeypatch.setattr(tune, "trial", lambda validation, *rest: rest)
+    monkeypatch.setattr(tune, "trial", lambda validation, *rest: tried_as(*rest))
     expected = []
     for k, (sampler, steps) in enumerate(tried):
         if SAMPLERS[sampler].deterministic:
-            expected.append((Setting(sampler, steps), 1, k))
+            expected.append(tried_as(Setting(sampler, steps), 1, k))
         else:
             settings = (Setting(sampler, steps, round((1.234 + steps) * f, 3), 0.5) for f in FACTORS)
-            expected += [(setting, 6, k) for setting in settings]
+            expected += [tried_as(setting, 6, k) for setting in settings]
     assert tune.walk(stub(objective), members=6) == (expected, {})
     assert measured == [s for s in tried if not SAMPLERS[s[0]].deterministic]
     assert FACTORS[-1] == 1.0  # the calibrated setting itself is among them
@@ -117,7 +124,7 @@ def test_the_walk(objective, monkeypatch):
 def unusable(monkeypatch) -> Callable[..., None]:
     """Lets some samplers fail in the calibration."""
     monkeypatch.setattr(tune, "cost", lambda validation, tried: dict.fromkeys(tried, 1.0))
-    monkeypatch.setattr(tune, "trial", lambda validation, setting, members, seconds: setting.sampler)
+    monkeypatch.setattr(tune, "trial", lambda validation, *rest: tried_as(*rest))
 
     def fail(error: Exception, *samplers: str) -> None:
         def calibrated(validation: object, sampler: str, steps: int) -> Setting:
@@ -130,29 +137,41 @@ def unusable(monkeypatch) -> Callable[..., None]:
     return fail
 
 
-def test_the_walk_goes_on_without_what_cannot_be_calibrated(unusable, caplog):
+def test_the_walk_goes_on_without_what_cannot_be_calibrated(unusable, stub, caplog):
     unusable(Unusable("no spread"), "ddim", "tsm")
     trials, left_out = tune.walk(stub("ddpm"))
-    assert trials == ["ddpm"] * 2 * len(FACTORS)
+    assert [t.setting.sampler for t in trials] == ["ddpm"] * 2 * len(FACTORS)
     assert left_out == dict.fromkeys(("ddim@2", "ddim@5", "ddim@10", "tsm@5"), "no spread")
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert warnings == [f"ddpm-identity-unet: {which} is left out: no spread" for which in left_out]
 
 
-def test_nothing_is_left_of_the_walk(unusable):
+def test_nothing_is_left_of_the_walk(unusable, stub):
     unusable(Unusable("no spread"), "ddpm", "ddim", "tsm")
     with pytest.raises(InputError, match=r"no sampler of ddpm-identity-unet can be used, 6 were tried: .* train it again"):
         tune.walk(stub("ddpm"))
 
 
-def test_another_error_ends_the_walk(unusable):
-    """Such as a damaged file or a full disk."""
-    unusable(InputError("damaged"), "ddim")
-    with pytest.raises(InputError, match="damaged"):
+def test_a_walk_goes_on_where_it_stopped(unusable, stub, monkeypatch, tmp_path):
+    """After an error, such as a full disk; not with other numbers of members, nor from a damaged note."""
+    unusable(InputError("no space"), "ddim")
+    with pytest.raises(InputError, match="no space"):
+        tune.walk(stub("ddpm"))
+    asked = []
+    monkeypatch.setattr(tune, "trial", lambda validation, *rest: asked.append(rest[0].sampler) or tried_as(*rest))
+    unusable(Unusable("no spread"), "tsm")
+    trials, left_out = tune.walk(stub("ddpm"))
+    assert set(asked) == {"ddim"} and left_out == {"tsm@5": "no spread"}
+    assert [(t.setting.sampler, t.setting.steps) for t in trials[:: len(FACTORS)]] == list(tune.settings("ddpm"))[:-1]
+    asked.clear()
+    assert tune.walk(stub("ddpm")) == (trials, left_out) and not asked
+    assert tune.walk(stub("ddpm"), members=5)[0] != trials and set(asked) == {"ddpm", "ddim"}
+    (tmp_path / "ddpm-identity-unet" / "trials.json").write_text("[]")
+    with pytest.raises(InputError, match=r"trials\.json is damaged .*: delete it"):
         tune.walk(stub("ddpm"))
 
 
-def test_progress(unusable, caplog):
+def test_progress(unusable, stub, caplog):
     unusable(Unusable("no spread"), "tsm")
     caplog.set_level("INFO", "physinterp")
     tune.walk(stub("ddpm"))
@@ -308,14 +327,14 @@ def test_names_that_are_no_models(text, message):
 def test_the_validation_of_a_folder(folder, no_training):
     validation = Validation.of(folder, leads=3)
     runs = validation.runs
-    assert validation.headline == load_benchmark("kolmogorov").headline and validation.leads == 3
+    assert validation.headline == load_benchmark(load_system("kolmogorov")).headline and validation.leads == 3
     assert validation.grid == runs.system.grid and validation.name == NAME
     valid = runs.open("valid")
     initial, truth = validation.cases.initial, validation.cases.truth
-    assert dict(truth.sizes) == {"sample": 4, "lead_time": 3, "x": 16, "y": 16}  # two starts of two trajectories
+    assert dict(truth.sizes) == {"sample": 6, "lead_time": 3, "x": 16, "y": 16}  # all starts of two trajectories
     assert set(initial.trajectory.values) == set(valid.trajectory.values)
     assert truth.lead_time.values == pytest.approx([0.2, 0.4, 0.6])
-    for case, start in enumerate((0, 0, 2, 2)):  # frames: the first, and the last with three steps after it
+    for case, start in enumerate((0, 0, 1, 1, 2, 2)):  # frames: from the first to the last with three steps after it
         rows = valid.vorticity.isel(sample=case % 2)
         assert (initial.vorticity.isel(sample=case) == rows.isel(time=start)).all()
         assert (truth.vorticity.isel(sample=case, lead_time=1) == rows.isel(time=start + 4)).all()
@@ -331,7 +350,7 @@ def test_leads_are_cut_where_trajectories_end(folder):
 def test_states_of_the_questions(folder):
     validation = Validation.of(folder, leads=3)
     stack, x0 = validation.runs.stack, validation.runs.stack.pack(validation.cases.initial)
-    for states, rows in ((1, [0]), (2, [0, 3]), (4, [0, 1, 2, 3]), (7, [0, 0, 1, 2, 2, 2, 3])):
+    for states, rows in ((1, [0]), (2, [0, 5]), (4, [0, 2, 3, 5]), (7, [0, 1, 2, 2, 3, 4, 5])):
         x, parameters = validation.initial(states)
         assert torch.equal(x, x0[rows]) and parameters.shape == (len(rows), 0)
         truth = validation.truth(states)
@@ -407,5 +426,8 @@ def test_tuning_keeps_what_it_found(copy, short, no_training, monkeypatch):
     assert any(kept["pareto"] for kept in note["trials"])
 
     monkeypatch.setattr(tune, "calibrate", lambda *args, **options: pytest.fail("calibrated again"))
+    again, _ = tune.tune(Validation.of(copy, leads=2))
+    assert again == trials
+    (copy / "trials.json").unlink()
     again, _ = tune.tune(Validation.of(copy, leads=2))
     assert [scores(t)[:-1] for t in again] == [scores(t)[:-1] for t in trials]  # all but the seconds, to the bit

@@ -30,9 +30,13 @@ class Deterministic(Model):
         super().__init__(backbone, scale)
         self.covariance = covariance
 
+    def change(self, x0: Tensor, cond: Conditioning) -> Tensor:
+        """F(x0) of the network, in units of `scale`, (B, C, *S)."""
+        return self.network(x0, x0.new_zeros(()).expand_as(x0), x0.new_zeros(len(x0)), cond)
+
     def mean(self, x0: Tensor, cond: Conditioning) -> Tensor:
         """E[x1 | x0], shape (B, C, *S)."""
-        return x0 + self.scale * self.network(x0, torch.zeros_like(x0), x0.new_zeros(len(x0)), cond)
+        return torch.addcmul(x0, self.scale, self.change(x0, cond))
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         return ((self.mean(x0, cond) - x1) / self.scale).square().mean()
@@ -45,6 +49,6 @@ class Deterministic(Model):
             return self.mean(z, cond)
 
         def b(x_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
-            return self.mean(x0, cond) - x0
+            return self.scale * self.change(x0, cond)
 
         return sampler(b, z, cond, noise=noise)

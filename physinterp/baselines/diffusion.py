@@ -57,7 +57,7 @@ class Diffusion(Model, ABC):
         q = (c.beta**2 + c.gamma**2).sqrt()
         f = self.network(x0, y_s / q, s, cond)
         along, across = c.beta * c.beta_dot + c.gamma * c.eta, c.beta_dot * c.gamma - c.beta * c.eta
-        return (along / q * y_s + across * f) / q
+        return torch.addcmul(along / q**2 * y_s, across / q, f)
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
         s, z = self.levels(uniform(len(x0), generator, x0)), gaussian(generator, x0)
@@ -70,7 +70,7 @@ class Diffusion(Model, ABC):
     def advance(self, z: Tensor, cond: Conditioning, sampler: Sampler | None, noise: NoiseFn) -> Tensor:
         if sampler is None:
             raise ValueError("a diffusion model is advanced by a sampler and got none")
-        return z + self.scale * sampler(self, z, cond, noise=noise)
+        return torch.addcmul(z, self.scale, sampler(self, z, cond, noise=noise))
 
 
 class DDPM(Diffusion):

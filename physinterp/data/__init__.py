@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ class Adapter(Protocol):
 
 
 ADAPTERS: dict[str, Adapter] = {"well": well, "apebench": apebench, "weatherbench": weatherbench, "array": array}
+LOGGER = logging.getLogger(__name__)
 REMOTE = ("well", "apebench", "weatherbench")
 """Adapters that read from URLs."""
 
@@ -86,10 +88,26 @@ def open_dataset(
 
 
 def splits(data: str | Path, system: System | None = None) -> tuple[str, ...]:
-    """Splits at a path, in the order train, valid, test; for one unnamed split those of the card, empty without a card."""
+    """Splits at a path, in the order train, valid, test: those that it names, or those into which the card cuts its dates.
+
+    Empty where all of it is one split without a name.
+    """
     path = located(data)
-    found = tuple(name for name in adapter_of(path, system).splits(path) if name)
-    return found or (tuple(system.splits) if system is not None else ())
+    adapter = adapter_of(path, system)
+    found = tuple(name for name in adapter.splits(path) if name)
+    return found or (tuple(system.splits) if system is not None and adapter is weatherbench else ())
+
+
+def fitted(system: System, data: Store) -> System:
+    """The card with the resolution of the data at a path.
+
+    Raises:
+        InputError: nothing is there, or the card does not fit.
+    """
+    path = located(data)
+    ds = adapter_of(path, system).read(path, next(iter(splits(path, system)), "train"), system)
+    shape = tuple(ds.sizes.get(name, 0) for name in system.grid.names)
+    return system.with_grid(shape) if all(shape) else system
 
 
 def adapter_of(path: Store, system: System | None = None) -> Adapter:
@@ -147,3 +165,34 @@ def _conform(ds: xr.Dataset, system: System, folder: Store) -> xr.Dataset:
     for field in system.fields:
         ds[field.name].attrs.update(units=field.units, long_name=field.long_name)
     return ds
+
+
+def trainable(system: System, data: Store) -> System:
+    """The card at the resolution of data that have every split that training needs.
+
+    Raises:
+        InputError: one is missing, or the data name no splits.
+    """
+    found = splits(data, system)
+    if lacking := [name for name in ("train", "valid") if name not in found]:
+        raise InputError(
+            f"{data}: training needs the splits train and valid, and {' and '.join(lacking)} is missing "
+            f"(found {', '.join(found) or 'no names'}): name them as files, folders or groups, or give the card dates"
+        )
+    return fitted(system, data)
+
+
+def developed(ds: xr.Dataset, system: System) -> xr.Dataset:
+    """Data without their spin-up: the frames before the card's `spin_up`, where time starts before it.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    spin_up = system.solver.spin_up if system.solver else 0.0
+    if ds.attrs.get("spun_up") or float(ds["time"][0]) >= spin_up:
+        return ds
+    kept = ds.sel(time=slice(spin_up - 1e-6, None))
+    if kept.sizes["time"] == 0:
+        raise InputError(f"the data end at t = {float(ds['time'][-1]):g}, before the spin-up of {spin_up:g} is over")
+    LOGGER.info("skipping the spin-up: %d frames before t = %g", ds.sizes["time"] - kept.sizes["time"], spin_up)
+    return kept

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from physinterp.checkpoint import load_json
+from physinterp.checkpoint import fingerprint, load_json
+from physinterp.data.remote import Store, location
 from physinterp.errors import InputError
 
 NAME = "checksums.json"
@@ -69,6 +70,32 @@ def notes(root: Path) -> dict[str, Any]:
     """What is noted in a folder: per relative path sha256, size and mtime_ns."""
     path = root / NAME
     return load_json(path) if path.is_file() else {}
+
+
+def stamp(path: Store) -> str:
+    """Short hash that differs when data do: of SHA-256 sums that are noted, else of size and time of change of each file.
+
+    Arguments:
+        path: a file or folder; of a URL only the name counts.
+    """
+    where = location(path)
+    if not isinstance(where, Path):
+        return fingerprint(str(path))
+    files = [where] if where.is_file() else sorted(p for p in where.rglob("*") if p.is_file() and not _beside(p))
+    known: dict[Path, dict[str, Any]] = {}
+    content = []
+    for file in files:
+        root, stat = root_of(file), file.stat()
+        entry = known.setdefault(root, notes(root)).get(file.relative_to(root).as_posix(), {})
+        measured = stat.st_size, stat.st_mtime_ns
+        trusted = (entry.get("size"), entry.get("mtime_ns")) == measured
+        content.append([file.relative_to(where).as_posix(), entry["sha256"] if trusted else measured])
+    return fingerprint(content)
+
+
+def _beside(path: Path) -> bool:
+    """Whether a file only tells of the data."""
+    return path.name in (NAME, REGIONS, "generation.json", "stats.yaml") or path.name[0] == "." or ".part" in path.name
 
 
 def root_of(file: Path) -> Path:

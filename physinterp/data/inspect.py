@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp.config import load_benchmark
-from physinterp.data import ADAPTERS, Adapter, adapter_of, array, open_dataset
+from physinterp.data import ADAPTERS, Adapter, array, open_dataset
 from physinterp.data.containers import SUFFIXES, arrays, is_zarr
 from physinterp.data.hdf5 import opened
 from physinterp.data.parts import check_times
@@ -90,18 +90,6 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     if (card_text := _draft(path)) is not None:
         report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{card_text}")
     return report
-
-
-def fitted(card: System, data: str | Path) -> System:
-    """The card with the resolution of the data at a path.
-
-    Raises:
-        InputError: nothing is there, or the card does not fit.
-    """
-    path = located(data)
-    raw = _raw(adapter_of(path, card), path, card)
-    shape = tuple(raw.sizes.get(name, 0) for name in card.grid.names)
-    return card.with_grid(shape) if all(shape) else card
 
 
 def _files(path: Store) -> dict[str, str]:
@@ -190,11 +178,7 @@ def _plan(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: b
         report.use.append(f"leave out the spin-up: {early} frames before t = {spin_up:g}")
         if early == len(time):
             report.wrong.append(f"all frames are before the end of the spin-up at t = {spin_up:g}")
-    try:
-        benchmark = load_benchmark(card.name)
-    except InputError:
-        report.use.append("step by as many frames as you choose (physinterp data preflight): the card has no benchmark")
-        return
+    benchmark = load_benchmark(card)
     step = benchmark.preset(None).step
     stride = step / card.dt
     if abs(stride - round(stride)) < 1e-6 and stride >= 1:

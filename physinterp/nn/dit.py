@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import LevelEmbedding, Position
+from physinterp.nn.layers import LevelEmbedding, Position, continued
 from physinterp.types import Boundary, Conditioning
 
 
@@ -94,8 +94,8 @@ class DiT(nn.Module):
     """Diffusion transformer on a 2-D grid of any aspect ratio.
 
     One token per patch x patch cells. Along a periodic axis that is not `fixed` the network commutes with
-    translation by whole patches; along the others it also sees where it stands. The output layer starts at zero. Each axis
-    must be divisible by `patch`; the cost of attention grows with the square of H W / patch^2.
+    translation by whole patches; along the others it also sees where it stands. The output layer starts at zero. Periodic
+    axes must be divisible by `patch`, others are `continued`; the cost of attention grows with the square of H W / patch^2.
 
     Arguments:
         in_channels: state channels C, plus the channels of the noisy input.
@@ -110,7 +110,7 @@ class DiT(nn.Module):
         clean_channels: the first channels of the input that are a clean state; the weights of the others
             start at zero, so that a twin trained with zeros there is unchanged when noise enters.
     Raises:
-        ValueError: an axis is not divisible by `patch`, or the width not by 4 * heads.
+        ValueError: a periodic axis is not divisible by `patch`, or the width not by 4 * heads.
     References: Peebles & Xie 2023, arXiv:2212.09748; rotary positions: Su et al. 2021, arXiv:2104.09864;
         normalised queries and keys: Dehghani et al. 2023, arXiv:2302.05442.
     """
@@ -145,8 +145,8 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, cond: Conditioning) -> Tensor:
         """(B, Cin, H, W), (B,) -> (B, Cout, H, W)."""
-        if any(n % self.patch for n in x.shape[-2:]):
-            raise ValueError(f"this DiT needs axes divisible by {self.patch}, found {tuple(x.shape[-2:])}")
+        height, width = x.shape[-2:]
+        x = continued(x, self.patch, self.boundary)
         e = self.embed(s, cond)
         x = F.pixel_unshuffle(x, self.patch)
         shape = x.shape[-2:]
@@ -157,7 +157,7 @@ class DiT(nn.Module):
             x = block(x, e, rotation)
         a, b = self.modulation(e)[:, None].chunk(2, dim=-1)
         x = self.head(torch.addcmul(b, 1 + a, self.norm(x)))
-        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, shape), self.patch)
+        return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, shape), self.patch)[..., :height, :width]
 
 
 def _zero(layer: nn.Linear) -> nn.Linear:

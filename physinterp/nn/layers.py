@@ -35,6 +35,18 @@ class Conv(nn.Module):
         return self.conv(F.pad(x, self.wrap, mode="circular") if any(self.wrap) else x)
 
 
+def continued(x: Tensor, multiple: int, boundary: Sequence[Boundary]) -> Tensor:
+    """(B, C, H, W) with walls moved out to the next multiple, by repeating the values at them; for networks that coarsen.
+
+    Raises:
+        ValueError: a periodic axis is no multiple.
+    """
+    more = [-n % multiple for n in x.shape[-2:]]
+    if any(n and b == "periodic" for n, b in zip(more, boundary, strict=True)):
+        raise ValueError(f"this network needs periodic axes divisible by {multiple}, found {tuple(x.shape[-2:])}")
+    return F.pad(x, (0, more[1], 0, more[0]), mode="replicate") if any(more) else x
+
+
 class LevelEmbedding(nn.Module):
     r"""Embedding of the interpolant time s and of the physical parameters.
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from physinterp.nn.layers import Conv, LevelEmbedding, Position, Stage
+from physinterp.nn.layers import Conv, LevelEmbedding, Position, Stage, continued
 from physinterp.types import Boundary, Conditioning
 
 
@@ -18,7 +18,7 @@ class UNet(nn.Module):
 
     The input and output pass through space-to-depth of factor `patch`, so the finest convolutions run on a grid
     `patch` times coarser with `patch`^2 times the channels: the same detail at a fraction of the cost.
-    The output layer starts at zero. Each axis must be divisible by patch * 2^(levels - 1).
+    The output layer starts at zero. Periodic axes must be divisible by patch * 2^(levels - 1); others are `continued`.
 
     Arguments:
         in_channels: state channels C, plus the channels of the noisy input.
@@ -32,7 +32,7 @@ class UNet(nn.Module):
             zero, so that a twin trained with zeros there is unchanged when noise enters.
         fixed: periodic axes along which the place matters all the same; see `Position`.
     Raises:
-        ValueError: an axis is not divisible as above.
+        ValueError: a periodic axis is not divisible as above.
     References: Ronneberger et al. 2015, arXiv:1505.04597; FiLM: Perez et al. 2018, arXiv:1709.07871.
     """
 
@@ -49,7 +49,7 @@ class UNet(nn.Module):
         fixed: Sequence[bool] = (False, False),
     ) -> None:
         super().__init__()
-        self.patch, self.multiple = patch, patch * 2 ** (len(widths) - 1)
+        self.patch, self.multiple, self.boundary = patch, patch * 2 ** (len(widths) - 1), tuple(boundary)
         embedding = 4 * widths[0]
         self.embed = LevelEmbedding(embedding, parameters)
         self.stem = Conv(in_channels * patch**2, widths[0], boundary)
@@ -73,8 +73,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, s: Tensor, cond: Conditioning) -> Tensor:
         """(B, Cin, H, W), (B,) -> (B, Cout, H, W)."""
-        if any(n % self.multiple for n in x.shape[-2:]):
-            raise ValueError(f"this U-Net needs axes divisible by {self.multiple}, found {tuple(x.shape[-2:])}")
+        height, width = x.shape[-2:]
+        x = continued(x, self.multiple, self.boundary)
         e = self.embed(s, cond)
         x = self.stem(F.pixel_unshuffle(x, self.patch))
         x = x + self.position(x.shape[-2:])
@@ -85,4 +85,4 @@ class UNet(nn.Module):
         x = self.middle(x, e)
         for stage, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
             x = stage(grow(x) + skips.pop(), e)
-        return F.pixel_shuffle(self.head(F.silu(x)), self.patch)
+        return F.pixel_shuffle(self.head(F.silu(x)), self.patch)[..., :height, :width]

@@ -29,8 +29,9 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, metho
     size = (3.9 * len(fields) + 2.6, 2.1 * sum(heights))
     figure, axes = grid_of(len(heights), len(fields), *size, sharex=True, gridspec_kw={"height_ratios": heights})
     for column, field in enumerate(fields):
-        _compare(axes[0, column], axes[1, column], {n: _at(ds, field, lead) for n, ds in scores.items()})
-        axes[0, column].set_title(label(system, field), fontsize=10)
+        top, bottom = axes[:2, column]
+        _compare(top, bottom, {n: _at(ds, field, lead) for n, ds in scores.items()})
+        top.set_title(label(system, field), fontsize=10)
         if parts is not None:
             _stack(axes[2, column], parts.sel(field=field).sel(lead_time=lead, method="nearest"))
         axes[-1, column].set_xlabel(f"wavenumber [rad / {_length(system)}]")
@@ -41,7 +42,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, metho
     if parts is not None:
         axes[2, 0].set_ylabel(f"error of {method}\nover truth (power)")
     legend(figure, axes[:, 0])
-    along = " and ".join(system.grid.axes[a].name for a in system.grid.periodic)
+    along = " and ".join(system.grid.axes[a].name for a in system.grid.spectral)
     what = f"spectra along {along}" if along else "spectra"
     figure.suptitle(f"{system.title}\n{what} at {lead_text(system, lead)}", fontsize=11)
     return figure
@@ -49,7 +50,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, metho
 
 def _length(system: System) -> str:
     """The unit of length of the axes that the spectra are along."""
-    units = {system.grid.axes[a].units for a in system.grid.periodic}
+    units = {system.grid.axes[a].units for a in system.grid.spectral}
     return units.pop() if len(units) == 1 and all(units) else "unit length"
 
 

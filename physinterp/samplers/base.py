@@ -129,3 +129,12 @@ def make_grid(grid: Grid, steps: int) -> Tensor:
     if s[0] != 0 or s[-1] != 1 or not bool((s.diff() > 0).all()):
         raise InputError(f"a grid of s starts at 0, increases in every step and ends at 1; found {s.tolist()}")
     return s
+
+
+def plus(x: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
+    """x + sum of c f over the terms (c, f), in one new tensor: a step must cost little beside the network."""
+    (c, f), *others = terms
+    total = torch.addcmul(x, f, c)
+    for c, f in others:
+        total.addcmul_(f, c)
+    return total

@@ -31,7 +31,7 @@ from physinterp.interpolant import (
     LinearInterpolant,
     QuadraticInterpolant,
 )
-from physinterp.samplers.base import Grid, Sampler
+from physinterp.samplers.base import Grid, Sampler, plus
 from physinterp.types import Conditioning, DriftFn, NoiseFn, Residual
 
 
@@ -69,7 +69,7 @@ class DriftEuler(FromState):
     def step(
         self, b: DriftFn, x_s: Tensor, s: Tensor, s_next: Tensor, x0: Tensor, cond: Conditioning, noise: Tensor
     ) -> Tensor:
-        return _plus(x_s, (s_next - s, b(x_s, s.expand(len(x_s)), x0, cond)))
+        return plus(x_s, (s_next - s, b(x_s, s.expand(len(x_s)), x0, cond)))
 
 
 class EulerMaruyama(FromState):
@@ -107,7 +107,7 @@ class EulerMaruyama(FromState):
         h, k = s_next - s, self.interpolant.coefficients(s)
         drift = b(x_s, s.expand(len(x_s)), x0, cond)
         if self.g is None:
-            return _plus(x_s, (h, drift), (k.g0 * h.sqrt(), noise))
+            return plus(x_s, (h, drift), (k.g0 * h.sqrt(), noise))
         return _with_diffusion(self.g(s) if callable(self.g) else self.g * k.g0, k, h, drift, x_s, x0, noise)
 
 
@@ -140,7 +140,7 @@ def _with_diffusion(g: Tensor, k: Coefficients, h: Tensor, b: Tensor, x: Tensor,
     q = (k.g0**2 - g**2) / (2 * k.gamma * (k.beta * k.eta - k.beta_dot * k.gamma))
     q, g = torch.where(k.gamma > 0, q, 0.0), torch.where(k.gamma > 0, g, k.g0)
     u, v = q * k.beta_dot, q * (k.beta * k.alpha_dot - k.beta_dot * k.alpha)
-    return _plus(x, (h * (1 + q * k.beta), b), (-h * u, x), (-h * v, x0), (g * h.sqrt(), noise))
+    return plus(x, (h * (1 + q * k.beta), b), (-h * u, x), (-h * v, x0), (g * h.sqrt(), noise))
 
 
 class ProbabilityFlow(FromState, ABC):
@@ -207,10 +207,10 @@ class ProbabilityFlow(FromState, ABC):
         quadratic = isinstance(self.interpolant, QuadraticInterpolant)
         if self.closed and s == 1:
             return 2 * x0 + 3 * y if quadratic else y
-        drift = b(_plus(x0, (tau, y)), s.expand(len(y)), x0, cond)
+        drift = b(plus(x0, (tau, y)), s.expand(len(y)), x0, cond)
         if quadratic:
-            return _plus((3 - s) / (2 - s) * drift, ((1 - s) / (2 - s), x0), (-tau / (2 - s), y))
-        return drift if isinstance(self.interpolant, BrownianInterpolant) else _plus((1 + s) * drift, (-tau, y))
+            return plus((3 - s) / (2 - s) * drift, ((1 - s) / (2 - s), x0), (-tau / (2 - s), y))
+        return drift if isinstance(self.interpolant, BrownianInterpolant) else plus((1 + s) * drift, (-tau, y))
 
 
 class FlowMidpoint(ProbabilityFlow):
@@ -222,8 +222,8 @@ class FlowMidpoint(ProbabilityFlow):
     def advance(self, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
         """One step of the midpoint rule."""
         h = tau_next - tau
-        middle = _plus(y, (h / 2, slope(y, tau)))
-        return _plus(y, (h, slope(middle, tau + h / 2)))
+        middle = plus(y, (h / 2, slope(y, tau)))
+        return plus(y, (h, slope(middle, tau + h / 2)))
 
 
 class FlowHeun(ProbabilityFlow):
@@ -237,7 +237,7 @@ class FlowHeun(ProbabilityFlow):
     def advance(self, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
         """One step of Heun's method."""
         h, first = tau_next - tau, slope(y, tau)
-        return _plus(y, (h / 2, first), (h / 2, slope(_plus(y, (h, first)), tau_next)))
+        return plus(y, (h / 2, first), (h / 2, slope(plus(y, (h, first)), tau_next)))
 
 
 class FlowRK4(ProbabilityFlow):
@@ -252,10 +252,10 @@ class FlowRK4(ProbabilityFlow):
         h = tau_next - tau
         middle = tau + h / 2
         k1 = slope(y, tau)
-        k2 = slope(_plus(y, (h / 2, k1)), middle)
-        k3 = slope(_plus(y, (h / 2, k2)), middle)
-        k4 = slope(_plus(y, (h, k3)), tau_next)
-        return _plus(y, (h / 6, k1), (h / 3, k2), (h / 3, k3), (h / 6, k4))
+        k2 = slope(plus(y, (h / 2, k1)), middle)
+        k3 = slope(plus(y, (h / 2, k2)), middle)
+        k4 = slope(plus(y, (h, k3)), tau_next)
+        return plus(y, (h / 6, k1), (h / 3, k2), (h / 3, k3), (h / 6, k4))
 
 
 class BrownianBridge(FromState):
@@ -283,7 +283,7 @@ class BrownianBridge(FromState):
     ) -> Tensor:
         h, drift = s_next - s, b(x_s, s.expand(len(x_s)), x0, cond)
         amplitude = self.interpolant.sigma.to(x_s) * _bridge_variance(s, s_next, _power(self.interpolant)).sqrt()
-        return _plus(x_s, (h, drift), (amplitude, noise))
+        return plus(x_s, (h, drift), (amplitude, noise))
 
 
 class CalibratedBridge(FromState):
@@ -324,7 +324,7 @@ class CalibratedBridge(FromState):
         def amplitude(r: Tensor) -> Tensor:
             return (bridge + share * r * kept / (kept + s * r)).sqrt()
 
-        return _plus(x_s, (h, drift), (self.interpolant.sigma.to(x_s), self.residual.apply(amplitude, noise)))
+        return plus(x_s, (h, drift), (self.interpolant.sigma.to(x_s), self.residual.apply(amplitude, noise)))
 
 
 def _power(interpolant: Interpolant) -> int:
@@ -343,12 +343,3 @@ def _power(interpolant: Interpolant) -> int:
 def _bridge_variance(s: Tensor, s_next: Tensor, power: int) -> Tensor:
     """Variance of x_s' given x_s, x0 and x1 in units of sigma^2: h (1 - s')^p (1 - s)^(p - 2)."""
     return (s_next - s) * (1 - s_next) ** power * (1 - s) ** (power - 2)
-
-
-def _plus(x: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-    """x + sum of c f over the terms (c, f), in one new tensor: a step must cost little beside the network."""
-    (c, f), *others = terms
-    total = torch.addcmul(x, f, c)
-    for c, f in others:
-        total.addcmul_(f, c)
-    return total

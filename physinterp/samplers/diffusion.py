@@ -39,7 +39,7 @@ from physinterp.interpolant import (
     VarianceExplodingInterpolant,
     VariancePreservingInterpolant,
 )
-from physinterp.samplers.base import Grid, Sampler
+from physinterp.samplers.base import Grid, Sampler, plus
 from physinterp.types import Conditioning, DriftFn, NoiseFn, Residual
 
 EDM_MIN = 0.002
@@ -97,7 +97,7 @@ class ReversedChain(FromNoise, ABC):
         y = self.interpolant.clean(b(x_s, s.expand(len(x_s)), x0, cond), x_s, x0, s)
         r = a / a1
         kept = (r * v1 / v) ** 2
-        return r * (v1 / v) ** 2 * x_s + a1 * (1 - kept) * y + v1 * (1 - kept).sqrt() * noise
+        return plus(r * (v1 / v) ** 2 * x_s, (a1 * (1 - kept), y), (v1 * (1 - kept).sqrt(), noise))
 
 
 class Ancestral(ReversedChain):
@@ -162,7 +162,7 @@ class DDIM(FromNoise):
         a1, v1 = self.level(s_next)
         velocity = b(x_s, s.expand(len(x_s)), x0, cond)
         y, z = self.interpolant.clean(velocity, x_s, x0, s), self.interpolant.noise(velocity, x_s, x0, s)
-        return a1 * y + v1 * z
+        return plus(a1 * y, (v1, z))
 
 
 class NoiseLevelFlow(FromNoise, ABC):
@@ -207,7 +207,7 @@ class EDMEuler(NoiseLevelFlow):
         self, b: DriftFn, x_s: Tensor, s: Tensor, s_next: Tensor, x0: Tensor, cond: Conditioning, noise: Tensor
     ) -> Tensor:
         (_, v), (_, v1) = self.level(s), self.level(s_next)
-        return x_s + (v1 - v) * self.slope(b, x_s, s, x0, cond)
+        return plus(x_s, (v1 - v, self.slope(b, x_s, s, x0, cond)))
 
 
 class EDMHeun(NoiseLevelFlow):
@@ -229,10 +229,11 @@ class EDMHeun(NoiseLevelFlow):
     ) -> Tensor:
         (_, v), (_, v1) = self.level(s), self.level(s_next)
         first = self.slope(b, x_s, s, x0, cond)
-        x = x_s + (v1 - v) * first
+        x = plus(x_s, (v1 - v, first))
         if v1 == 0:
             return x
-        return x_s + (v1 - v) / 2 * (first + self.slope(b, x, s_next, x0, cond))
+        half = (v1 - v) / 2
+        return plus(x_s, (half, first), (half, self.slope(b, x, s_next, x0, cond)))
 
 
 class StraightFlow(FromNoise, ABC):
@@ -251,7 +252,7 @@ class FlowMatchingEuler(StraightFlow):
     def step(
         self, b: DriftFn, x_s: Tensor, s: Tensor, s_next: Tensor, x0: Tensor, cond: Conditioning, noise: Tensor
     ) -> Tensor:
-        return x_s + (s_next - s) * b(x_s, s.expand(len(x_s)), x0, cond)
+        return plus(x_s, (s_next - s, b(x_s, s.expand(len(x_s)), x0, cond)))
 
 
 class FlowMatchingMidpoint(StraightFlow):
@@ -271,8 +272,8 @@ class FlowMatchingMidpoint(StraightFlow):
         self, b: DriftFn, x_s: Tensor, s: Tensor, s_next: Tensor, x0: Tensor, cond: Conditioning, noise: Tensor
     ) -> Tensor:
         h = s_next - s
-        middle = x_s + h / 2 * b(x_s, s.expand(len(x_s)), x0, cond)
-        return x_s + h * b(middle, (s + h / 2).expand(len(x_s)), x0, cond)
+        middle = plus(x_s, (h / 2, b(x_s, s.expand(len(x_s)), x0, cond)))
+        return plus(x_s, (h, b(middle, (s + h / 2).expand(len(x_s)), x0, cond)))
 
 
 class FlowMatchingHeun(StraightFlow):
@@ -293,4 +294,5 @@ class FlowMatchingHeun(StraightFlow):
     ) -> Tensor:
         h = s_next - s
         first = b(x_s, s.expand(len(x_s)), x0, cond)
-        return x_s + h / 2 * (first + b(x_s + h * first, s_next.expand(len(x_s)), x0, cond))
+        last = b(plus(x_s, (h, first)), s_next.expand(len(x_s)), x0, cond)
+        return plus(x_s, (h / 2, first), (h / 2, last))

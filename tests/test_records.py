@@ -1,0 +1,238 @@
+"""Training and evaluation on data that no embedded solver made: a record of weather, files of The Well, own arrays."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+import yaml
+
+from physinterp import benchmark, runs
+from physinterp.baselines.reference import Season
+from physinterp.benchmark import Options, run
+from physinterp.config import Training, load_benchmark
+from physinterp.data import convert
+from physinterp.errors import InputError
+from physinterp.methods import ModelName
+from physinterp.pairs import HeldPairs, WindowPairs
+from physinterp.runs import Runs
+from physinterp.system import load_system
+
+SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+NATLANTIC = SHARED / "era5" / "ncep_msl_natlantic_2001-2008_daily_2p5deg.nc"
+DEDALUS = SHARED / "rayleigh_benard_dedalus"
+APEBENCH = SHARED / "kolmogorov_apebench" / "KolmFlow_64_shared.h5"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no reference data at {SHARED}")
+TWIN = ModelName("deterministic", "identity", "unet")
+
+
+@pytest.fixture
+def short(fresh_home, monkeypatch):
+    """The presets of a system with a training of some steps, in an empty home."""
+
+    def change(**values) -> None:
+        def short_one(card):
+            found = load_benchmark(card)
+            preset = found.preset("tiny").model_copy(update={"training": Training(steps=6, batch=4), "members": 2} | values)
+            return found.model_copy(update={"presets": {"tiny": preset}, "default": "tiny"})
+
+        monkeypatch.setattr(benchmark, "load_benchmark", short_one)
+        monkeypatch.setattr("physinterp.tune.load_benchmark", short_one)
+
+    change()
+    return change
+
+
+@pytest.fixture
+def blank(monkeypatch) -> None:
+    """No plots."""
+    monkeypatch.setattr("physinterp.results.Results.draw", lambda *a, **k: None)
+    monkeypatch.setattr("physinterp.plot.save", lambda *a, **k: None)
+
+
+def own(folder: Path, splits=("train", "valid", "test"), size: int = 9) -> Path:
+    """Five lines of card and a file per split: (sample, time, y, x), waves that move along x between walls."""
+    folder.mkdir(exist_ok=True)
+    axes = [
+        {"name": "y", "size": size, "start": 0, "length": 1, "boundary": "wall"},
+        {"name": "x", "size": 12, "start": 0, "length": 1, "boundary": "periodic"},
+    ]
+    card = {"name": "mine", "adapter": "array", "fields": [{"name": "u"}], "grid": {"axes": axes}, "dt": 0.5}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    t, y, x = np.meshgrid(np.arange(12), np.linspace(0, 3, size), np.arange(12) / 12, indexing="ij")
+    for k, split in enumerate(splits):
+        waves = np.stack([np.sin(y) * np.sin(2 * np.pi * (x - 0.05 * t) + n + k) for n in range(3)])
+        waves += 0.1 * np.random.default_rng(k).standard_normal(waves.shape)
+        np.save(folder / f"{split}.npy", waves.astype(np.float32))
+    return folder
+
+
+# a record ----------------------------------------------------------------------------------------------------------
+
+
+@needs_shared
+def test_persistence_and_climatology_of_a_record(short, tmp_path):
+    """Against the numbers of the data's README, on every third day of 2007 and 2008, in Pa."""
+    short(starts=243, lead=5)
+    job = benchmark.Job(Options("natlantic", data=NATLANTIC, methods=("persistence", "climatology"), out=tmp_path / "out"))
+    rmse = {}
+    for name in job.names:
+        ds = job.scores(name).sel(field="msl", lead_time=[1, 2, 3, 5])
+        rmse[name] = np.sqrt(ds["mse_of_mean"].mean("case")).values
+    np.testing.assert_allclose(rmse["persistence"], [641, 908, 1023, 1155], rtol=0.03)
+    np.testing.assert_allclose(rmse["climatology"], 907, rtol=0.03)
+    blocks = ds["trajectory"].values
+    assert len(set(blocks)) == 24 and blocks[0] == "2007-01" and len(blocks) == 243
+
+
+@needs_shared
+def test_a_record_from_end_to_end(short, tmp_path, caplog):
+    """Trained on its dates, evaluated on others, with a grid of odd sides between walls; the copy of it is the same."""
+    short(starts=6, lead=2)
+    rows = ("persistence", "climatology", "fno", "si-em", "deterministic/identity-dit")
+    found = run(Options("natlantic", data=NATLANTIC, methods=rows, out=tmp_path / "out"))
+    assert found.document["data"] == found.document["trained_on"] == str(NATLANTIC) and found.document["split"] == "test"
+    assert {r["method"] for r in found.document["rows"]} == set(rows)
+    assert all(np.isfinite(r["value"]) for r in found.document["rows"] if r["score"].startswith(("crps", "mse", "vrmse")))
+    truth = xr.open_zarr(tmp_path / "out" / "forecast.zarr", group="truth", consolidated=False)
+    with xr.open_dataset(NATLANTIC) as ds:
+        first = ds["mean_sea_level_pressure"].sel(time="2007-01-02").sortby("latitude").values
+    np.testing.assert_allclose(truth["msl"][0, 0], first, rtol=1e-6)
+    note = next(Path(runs.home(), "runs").glob("natlantic-*/interpolant-identity-unet/model.json"))
+    again, name = Runs.of(note.parent)
+    assert str(name) == note.parent.name and again.data == NATLANTIC and again.open("train").sizes["time"] == 1811
+    assert again.open("train")["date"].values.max() < np.datetime64("2005-12-18")
+
+
+@needs_shared
+def test_a_converted_record_gives_the_same_pairs(short, tmp_path):
+    card = load_system("natlantic")
+    convert.convert(convert.plan(card, ("train", "valid", "test"), NATLANTIC, tmp_path / "copy"))
+    preset = load_benchmark(card).preset("tiny")
+    one, other = (Runs(card, preset, "a", data=path) for path in (NATLANTIC, tmp_path / "copy"))
+    assert one.key != other.key and one.stack.statistics == other.stack.statistics
+    index = torch.tensor([0, 5, 1809])
+    (x0, x1, _), (y0, y1, _) = (r.pairs("train", "identity").select(index) for r in (one, other))
+    assert torch.equal(x0, y0) and torch.equal(x1, y1)
+
+
+def test_the_season():
+    """Mean, year and day are found; a record shorter than a year has none of the year."""
+    dates = np.datetime64("2001-01-01T00", "h") + 6 * np.arange(4 * 800)
+    hours = (dates - dates[0]).astype(float)
+
+    def truth(h: np.ndarray) -> torch.Tensor:
+        u = 3 + 2 * np.cos(2 * np.pi * (h - 500) / (24 * 365.2425)) + np.sin(2 * np.pi * h / 24)
+        return torch.from_numpy(u)[:, None, None, None].expand(-1, 1, 2, 3)
+
+    season = Season(truth(hours).float().split(100), dates)
+    later = hours + 24 * 900
+    torch.testing.assert_close(season(dates + 24 * 900), truth(later).float(), atol=1e-4, rtol=1e-4)
+    assert Season(truth(hours[:400]).split(100), dates[:400]).periods == [86400.0]
+    daily = dates[0] + np.arange(3200) * np.timedelta64(1, "D")
+    assert Season(truth(hours).float().split(100), daily).periods == season.periods[:1]
+
+
+# files of other programs -------------------------------------------------------------------------------------------
+
+
+@needs_shared
+@pytest.mark.parametrize(("system", "data", "shape"), [("rbc", DEDALUS, (128, 32)), ("kolmogorov", APEBENCH, (64, 64))])
+def test_training_on_files(short, blank, caplog, tmp_path, monkeypatch, system, data, shape):
+    """With --train: nothing is generated, the grid is that of the files, the spin-up is left out."""
+    monkeypatch.setattr("physinterp.data.generate.generate", lambda *a, **k: pytest.fail("generated"))
+    short(lead=2, step=0.5 if system == "rbc" else 0.4)
+    with caplog.at_level(logging.INFO):
+        found = run(Options(system, data=data, train=True, methods=("persistence", "deterministic"), out=tmp_path / "out"))
+    assert "evaluating on valid, which also chose learning rates and spread" in caplog.text
+    assert found.system.grid.shape == shape and found.document["trained_on"] == str(data)
+    assert "--train" in found.document["command"]
+    made = Runs.of(next(Path(runs.home(), "runs").glob("*/deterministic-*")))[0]
+    frames = 200 - 120 if system == "rbc" else 30
+    assert made.pairs("train", "identity").states.shape[:2] == (2 if system == "rbc" else 4, frames)
+
+
+@needs_shared
+def test_files_without_train_are_evaluated_only(short, tmp_path):
+    with pytest.raises(InputError, match=r"--train: there is nothing to train on; give --data PATH"):
+        run(Options("rbc", train=True, out=tmp_path / "out"))
+    message = r"training needs the splits train and valid, and train is missing \(found valid\): name them as files"
+    with pytest.raises(InputError, match=message):
+        run(Options("rbc", data=own(tmp_path / "a", ("valid",)), train=True, out=tmp_path / "out"))
+
+
+# own arrays --------------------------------------------------------------------------------------------------------
+
+
+def test_an_own_array_from_end_to_end(short, blank, tmp_path):
+    """Five lines of card: presets of `default.yaml`, the step of the card, an axis of odd length between walls."""
+    folder = own(tmp_path / "a")
+    found = run(Options(str(folder / "card.yaml"), data=folder, methods=("persistence", "si-em"), out=tmp_path / "out"))
+    assert found.document["headline"] == ["u"] and found.document["split"] == "test"
+    value = {(r["method"], r["lead"]): r["value"] for r in found.document["rows"] if r["score"] == "vrmse_mean"}
+    assert value["persistence", 0.5] > 0.1 and ("si-em", 1.5) in value
+
+
+def test_other_data_are_another_run(short, tmp_path):
+    card = load_system(own(tmp_path / "a") / "card.yaml")
+    preset = load_benchmark(card).preset("tiny")
+    one = Runs(card, preset, "tiny", data=tmp_path / "a")
+    assert Runs(card, preset, "tiny", data=tmp_path / "a").root == one.root
+    mean, values = one.stack.statistics.mean[0], np.load(tmp_path / "a" / "train.npy")
+    np.save(tmp_path / "a" / "train.npy", values + 1)
+    other = Runs(card, preset, "tiny", data=tmp_path / "a")
+    assert other.root != one.root
+    assert other.stack.statistics.mean[0] == pytest.approx(mean + 1, abs=1e-4)
+
+
+MISSING = {
+    "valid": (("train", "test"), "training needs the splits train and valid, and valid is missing (found train, test)"),
+    "test": (("train",), "training needs the splits train and valid, and valid is missing (found train)"),
+}
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_a_split_is_missing(short, tmp_path, case):
+    splits, message = MISSING[case]
+    folder = own(tmp_path / "a", splits)
+    with pytest.raises(InputError) as error:
+        run(Options(str(folder / "card.yaml"), data=folder, out=tmp_path / "out"))
+    assert message in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_splits_without_names_are_not_trained_on(short, tmp_path):
+    folder = own(tmp_path / "a")
+    with pytest.raises(InputError, match=r"train and valid is missing \(found no names\)"):
+        run(Options(str(folder / "card.yaml"), data=folder / "train.npy", out=tmp_path / "out"))
+
+
+def test_no_data_at_all(short, tmp_path):
+    with pytest.raises(InputError, match=r"natlantic has no solver that makes data: give --data PATH \(NCEP"):
+        run(Options("natlantic", out=tmp_path / "out"))
+
+
+# larger than memory ------------------------------------------------------------------------------------------------
+
+
+def test_pairs_from_files_are_those_from_memory(fresh_home, tmp_path, monkeypatch):
+    """The same numbers, the same bits, whatever is held: so a training is the same, too."""
+    card = load_system(own(tmp_path / "a", size=8) / "card.yaml")
+    preset = load_benchmark(card).preset("tiny").model_copy(update={"training": Training(steps=6, batch=4)})
+    held, read = (Runs(card, preset, name, data=tmp_path / "a") for name in ("held", "read"))
+    one, _ = held.pairs("train", "identity"), held.pairs("valid", "identity")
+    monkeypatch.setattr(runs, "HELD", 0)
+    other = read.pairs("train", "identity")
+    assert isinstance(one, HeldPairs) and isinstance(other, WindowPairs) and len(one) == len(other) == 3 * 11
+    index = torch.tensor([32, 0, 10, 11, 17])
+    for a, b in ((one.select(index), other.select(index)), (one.select(index), other.later(index)())):
+        assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and torch.equal(a[2].parameters, b[2].parameters)
+    torch.testing.assert_close(one.difference_std(), other.difference_std(), rtol=0.01, atol=0)
+    assert torch.equal(held.mean("train"), read.mean("train"))
+    weights = held.model(TWIN).state_dict(), read.model(TWIN).state_dict()
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():  # the scale of the loss is the only difference
+        torch.testing.assert_close(value, weights[1][key], rtol=0.05, atol=0.05)
