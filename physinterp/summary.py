@@ -96,10 +96,11 @@ def _verdict(results: Results) -> Iterator[str]:
 def _setting(results: Results) -> Iterator[str]:
     d, first = results.document, next(iter(results.scores.values()))
     leads, unit = results.all_leads(), time_unit(results.system)
+    blocks = "months" if any(split.start for split in results.system.splits.values()) else "trajectories"
     cases, trajectories = first.sizes["case"], len(set(first["trajectory"].values.tolist()))
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "
-        f"trajectories that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g} {unit}".rstrip()
+        f"{blocks} that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g} {unit}".rstrip()
         + f"; ensembles have {d['members']} members. Numbers here are of {_of_fields(d['headline'])}."
     )
     yield (

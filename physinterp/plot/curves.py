@@ -90,7 +90,7 @@ def error_budget(scores: xr.Dataset, system: System, method: str) -> Figure:
     axes[0, 0].set_ylabel("squared error\nover variance")
     axes[1, 0].set_ylabel("share [%]")
     legend(figure, axes[0])
-    figure.suptitle(f"{system.title}: where the error of {method} comes from", fontsize=11)
+    figure.suptitle(f"{system.title}\nwhere the error of {method} comes from", fontsize=11)
     return figure
 
 
@@ -133,7 +133,7 @@ def rank_histogram(scores: Mapping[str, xr.Dataset], system: System, lead: float
         ax.set_title(label(system, field), fontsize=10)
     axes[0, 0].set_ylabel("frequency over 1 / (members + 1)")
     legend(figure, axes[0])
-    figure.suptitle(f"{system.title}: rank histogram at {lead_text(system, lead)}", fontsize=11)
+    figure.suptitle(f"{system.title}\nrank histogram at {lead_text(system, lead)}", fontsize=11)
     return figure
 
 

@@ -49,9 +49,9 @@ def name_of(row: str) -> str:
 
 
 def label(system: System, field: str) -> str:
-    """A field with its units; the mean of the headline fields is that field where there is one alone."""
+    """A field with its units; the mean of the headline fields, which has none, is that field where there is one alone."""
     if field == MEAN:
-        return "mean of the headline fields" if len(system.fields) > 1 else label(system, system.field_names[0])
+        return "mean of the headline fields" if len(system.fields) > 1 else system.field_names[0].replace("_", " ")
     return _with_units(field.replace("_", " "), units(system, field))
 
 
@@ -92,11 +92,12 @@ def grid_of(rows: int, columns: int, width: float, height: float, **options: Any
 
 
 def logarithmic(ax: Axes, *which: str) -> None:
-    """Logarithmic axes, x or y, with plain numbers."""
+    """Logarithmic axes, x or y, of what is drawn, with plain numbers."""
     for name in which:
         ax.set(**{f"{name}scale": "log"})
-        axis = ax.xaxis if name == "x" else ax.yaxis
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis, (low, high) = (ax.xaxis, ax.get_xlim()) if name == "x" else (ax.yaxis, ax.get_ylim())
+        wide, few = high > 300 * low, (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else few if high > 5 * low else (1.5, *range(1, 10))))
         axis.set_major_formatter("{x:g}")
     ax.minorticks_off()  # each costs time to lay out
 
