@@ -17,7 +17,7 @@ SCORES = {"vrmse_mean": "Best single guess", "crps": "Best ensemble"}
 NAMES = {"vrmse_mean": "VRMSE of the ensemble mean", "crps": "CRPS"}
 METHODS = {  # by the beginning of a name
     "persistence": "the state does not change: what a forecast must beat",
-    "climatology": "the mean of the training data, always",
+    "climatology": "the mean of the training data, at the time of the year and day where they are dated",
     "fno": "Fourier neural operator, trained by the squared error: one forecast",
     "deterministic": "the twin: the same network as the interpolant's, trained by the squared error: one forecast",
     "deterministic-dressed": "the twin with random noise of the covariance of its error added at each step: an ensemble",
