@@ -165,6 +165,7 @@ def stats(
     card = _fitting(load_system(system), data)
     ds = open_dataset(card, "train", data)
     path = location(ds.attrs["path"])
+    say(f"train: {ds.sizes['sample']} x {ds.sizes['time']} frames, {ds.nbytes / 1e6:.4g} MB")
     if out is None and not isinstance(path, Path):
         raise InputError(f"{path}: give the file of the statistics with --out")
     target = out or Path(str(path if path.is_dir() else path.parent)) / "stats.yaml"

@@ -61,10 +61,11 @@ def _verdict(results: Results) -> Iterator[str]:
 def _setting(results: Results) -> Iterator[str]:
     d, first = results.document, next(iter(results.scores.values()))
     leads = results.all_leads()
+    blocks = "trajectories" if results.system.solver or "-" not in str(first["trajectory"].values[0]) else "months"
     cases, trajectories = first.sizes["case"], len(set(first["trajectory"].values.tolist()))
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "
-        f"trajectories that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g}; ensembles have "
+        f"{blocks} that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g}; ensembles have "
         f"{d['members']} members. Numbers here are of {_of_fields(d['headline'])}."
     )
 

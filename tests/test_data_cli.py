@@ -83,7 +83,7 @@ def test_inspect(command, root):
 def test_stats(command, root, monkeypatch):
     monkeypatch.setattr(console, "CONNECT", 0.2)
     code, out, _ = command("stats", "rbc", "--data", root, "--threads", 2)
-    assert code == 0 and out.strip() == str(root / "stats.yaml")
+    assert code == 0 and out.startswith("train: 2 x 5 frames") and out.splitlines()[-1] == str(root / "stats.yaml")
     assert yaml.safe_load((root / "stats.yaml").read_text())["source"]["trajectories"] == 2
     code, _, lines = command("stats", "rbc", "--data", root, "--scheduler", "tcp://127.0.0.1:1")
     assert code == 2 and len(lines) == 1 and ("no scheduler at tcp://127.0.0.1:1" in lines[0] or "pip install" in lines[0])
