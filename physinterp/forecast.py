@@ -11,7 +11,7 @@ import xarray as xr
 
 from physinterp.checkpoint import load_json
 from physinterp.config import home
-from physinterp.data import open_dataset, splits
+from physinterp.data import developed, open_dataset, splits
 from physinterp.data.hdf5 import SUFFIXES
 from physinterp.data.remote import located
 from physinterp.emulator import Emulator
@@ -209,8 +209,6 @@ def initial_state(data: str | Path, system: System, time: int | None = None) -> 
 
 def _trajectories(path: Path | str, system: System, time: int | None) -> xr.Dataset:
     """What `open_dataset` reads; without the spin-up where no frame is asked for."""
-    from physinterp.benchmark import developed  # with all that draws
-
     if system.adapter == "weatherbench":  # dates are no splits here
         return open_dataset(system.model_copy(update={"splits": {}}), "", path)
     found = splits(path)
