@@ -124,10 +124,10 @@ def test_fetch(command, root, tmp_path, monkeypatch):
 def test_bench(command, tmp_path):
     (tmp_path / "card.yaml").write_text(CARD)
     np.save(tmp_path / "a.npy", VALUES)
-    code, out, _ = command("bench", tmp_path, "--data", tmp_path / "a.npy", "--seconds", 0.1)
-    assert code == 0 and all(
-        text in out for text in ("samples/s", "MB/s", "bare loop", "windows", "waiting is not measured")
-    )
+    code, out, _ = command("bench", tmp_path, "--data", tmp_path / "a.npy", "--preset", "tiny", "--seconds", 0.1)
+    assert code == 0 and all(text in out for text in ("samples/s", "MB/s", "bare loop", "windows", "a trainer waits "))
+    code, _, lines = command("bench", tmp_path, "--data", tmp_path / "a.npy", "--seconds", 0.1)
+    assert code == 2 and "have to be divisible by 8, found (6, 4): take another preset" in lines[0]
 
 
 def test_bench_of_a_preset(command, tmp_path):

@@ -11,8 +11,8 @@ from server import serving
 from test_array import CARD, VALUES
 from test_data import APEBENCH, RBC, WELL, arrays, needs_shared, write_well
 
-from physinterp.data import well
-from physinterp.data.inspect import fitted, inspect
+from physinterp.data import fitted, well
+from physinterp.data.inspect import inspect
 from physinterp.errors import InputError
 from physinterp.system import load_system
 
