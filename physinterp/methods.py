@@ -189,8 +189,8 @@ def _backbone(name: ModelName, system: System, preset: Preset, shape: Sequence[i
         multiple *= 2 ** (len(arguments["widths"]) - 1)
     if any(n % multiple for n, b in zip(shape[1:], boundary, strict=True) if b == "periodic"):
         raise InputError(
-            f"{name}: its periodic axes have to be divisible by {multiple}, found {tuple(shape[1:])}: take another preset, or "
-            "lower `patch` or the number of `widths` in it"
+            f"{name}: its periodic axes have to be divisible by {multiple}, found {tuple(shape[1:])}: take another preset, "
+            "or lower `patch` or the number of `widths` in it"
         )
     return BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
 

@@ -60,7 +60,9 @@ def test_generate(command, fresh_home, tmp_path):
         "drag=0.1,0.2",
     )
     code, out, _ = command("generate", "kolmogorov", "--out", tmp_path / "out", *options, "--plan")
-    assert code == 0 and out.startswith("6 trajectories of 3 frames, 0.01843 MB") and not (tmp_path / "out").exists()
+    assert (
+        code == 0 and out.startswith("to make: 6 trajectories of 3 frames, 0.01843 MB") and not (tmp_path / "out").exists()
+    )
     code, out, _ = command("generate", "kolmogorov", "--out", tmp_path / "out", *options, "--splits", "train")
     assert code == 0 and out.splitlines()[-1] == str(tmp_path / "out") and len(list((tmp_path / "out").rglob("*.hdf5"))) == 2
     code, out, lines = command("generate", "kolmogorov", "--parameter", "drag")

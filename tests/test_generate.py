@@ -128,7 +128,7 @@ def test_a_batch_in_progress_is_kept_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", -1.0)
     saved = []
     save = module._save
-    monkeypatch.setattr(module, "_save", lambda *args: saved.append(args[2][0]) or save(*args))
+    monkeypatch.setattr(module, "_save", lambda *args: saved.append(args[1][0]) or save(*args))
     generate(KOLMOGOROV, tmp_path, {"train": 1}, **SMALL)
     assert saved == [1, 2, 3, 4, 5]
 
