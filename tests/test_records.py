@@ -140,6 +140,15 @@ def test_the_season():
     assert Season(truth(hours).float().split(100), daily).periods == season.periods[:1]
 
 
+@needs_shared
+def test_a_large_record_has_to_be_converted_first(short, tmp_path, monkeypatch):
+    """Said at once, not after the statistics."""
+    monkeypatch.setattr(runs, "HELD", 0)
+    monkeypatch.setattr(runs, "statistics", lambda *a: pytest.fail("too late"))
+    with pytest.raises(InputError, match=r"windows are read from a local copy of such data: physinterp data convert"):
+        run(Options("natlantic", data=NATLANTIC, out=tmp_path / "out"))
+
+
 # files of other programs -------------------------------------------------------------------------------------------
 
 
