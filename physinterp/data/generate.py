@@ -62,7 +62,6 @@ def generate(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float64,
     only: Sequence[str] | None = None,
-    progress: bool = True,
 ) -> Path:
     """Make the data of a system with its embedded solver, or find them where they are complete.
 
@@ -80,7 +79,6 @@ def generate(
         device: where the solver runs; no part of the key.
         dtype: of the solver; files are float32.
         only: make these splits now and leave the others for later.
-        progress: show a progress bar on a terminal.
     Returns:
         The folder.
     Raises:
@@ -101,7 +99,8 @@ def generate(
     with _room(folder):
         _claim(folder, recipe, todo, len(system.fields))
         started, simulated = time.monotonic(), 0.0
-        with Progress(console=Console(stderr=True), disable=not (progress and Console(stderr=True).is_terminal)) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as bar:
             duration = recipe.spin_up + (recipe.frames - 1) * recipe.dt
             task = bar.add_task(f"{system.name} data", total=duration * sum(len(b.seeds) for b in todo))
             for item in todo:
