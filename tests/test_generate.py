@@ -21,7 +21,7 @@ from physinterp.solvers.kolmogorov import KolmogorovFlow
 from physinterp.system import load_system
 
 KOLMOGOROV, RBC = load_system("kolmogorov"), load_system("rbc")
-SMALL = {"shape": (16, 16), "frames": 4, "spin_up": 1.5, "batch": 2, "progress": False}
+SMALL = {"shape": (16, 16), "frames": 4, "spin_up": 1.5, "batch": 2}
 COUNTS = {"train": 3, "valid": 1}
 
 
