@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -230,8 +230,8 @@ def bench(
     table.add_row("bare loop", f"{bare.windows:.0f}", f"{bare.megabytes:.0f}", "")
     table.add_row("windows", f"{ours.windows:.0f}", f"{ours.megabytes:.0f}", f"{ours.share(bare):.0%}")
     console().print(table)
-    share, work = measure.waiting(windows, _training(windows, chosen, device), seconds)
-    say(f"a trainer waits {share:.1%} of its time ({1e3 * work:.0f} ms of work per batch)")
+    share, work = _waiting(windows, chosen, device, seconds)
+    say(f"a trainer waits {share:.1%} of its time ({1e3 * work:.0f} ms per step)")
 
 
 @app.command()
@@ -264,32 +264,28 @@ def preflight(
     )  # fmt: skip
 
 
-def _training(windows: Any, preset: Any, device: str) -> Callable[[Any], None]:
-    """One training step of the preset's deterministic network on the first two states of each window."""
+def _waiting(windows: Any, preset: Any, device: str, seconds: float) -> tuple[float, float]:
+    """Train the preset's deterministic network on windows: the share of the time waited for them, seconds per step."""
     import torch
 
+    from physinterp.data.statistics import Statistics
+    from physinterp.fields import FieldStack
     from physinterp.methods import ModelName, make_model
-    from physinterp.optim import optimizers
-    from physinterp.types import Conditioning
+    from physinterp.pairs import WindowPairs
+    from physinterp.train import Trainer
 
-    first = windows[0].states
-    axes = (0, 1, *range(3, first.ndim))
-    mean, std = first.mean(axes, keepdim=True)[0].to(device), first.std(axes, keepdim=True)[0].clamp(min=1e-6).to(device)
+    card, first = windows.system, windows[0].states
+    axes = (0, 1, *range(3, first.ndim))  # (B, 2, C, *S)
+    mean, std = first.mean(axes).tolist(), first.std(axes).clamp(min=1e-6).tolist()
+    measured = Statistics(windows.names, tuple(mean), tuple(std), tuple(std))
+    pairs = WindowPairs(windows, FieldStack(card.fields, card.grid, measured))
     name = ModelName("deterministic", "identity", preset.backbone)
-    model = make_model(name, windows.system, preset, first.shape[2:], torch.ones(first.shape[2])).to(device)
-    updates = optimizers(model, 1e-4)
-    generator = torch.Generator().manual_seed(0)
-
-    def step(batch: Any) -> None:
-        states = (batch.states.to(device) - mean) / std
-        loss = model.loss(states[:, 0], states[:, 1], Conditioning(batch.parameters.to(device)), generator)
-        model.zero_grad()
-        loss.backward()
-        for update in updates:
-            update.step()
-        loss.item()
-
-    return step
+    model = make_model(name, card, preset, first.shape[2:], torch.ones(len(std)))
+    changes = {"seconds": seconds, "steps": None, "learning_rates": (1e-4,), "batch": windows.batch}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(preset.training.model_copy(update=changes), 0, Path(folder), device)
+        record = trainer.fit(model, pairs, pairs, 1.0, "training")
+    return record["waiting"], record["seconds"] / record["steps"]
 
 
 def _card(name: str, data: str | None = None) -> Any:

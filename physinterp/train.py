@@ -115,7 +115,7 @@ class Trainer:
         self.plan, self.seed, self.folder, self.decay = plan, seed, folder, 1.0
         from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
 
-        self.waited = 0.0  # seconds, for batches
+        self.waited = self.spent = 0.0  # seconds, for batches and in all
         self.fabric = Fabric(accelerator=device, devices=1, precision=plan.precision)
 
     def fit(
@@ -150,7 +150,7 @@ class Trainer:
         model.to(self.fabric.device)
         rates = self.plan.learning_rates
         search: dict[str, float] = {}
-        begun, self.waited = time.perf_counter(), 0.0
+        self.waited = self.spent = 0.0
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(label, total=1.0)
@@ -174,7 +174,7 @@ class Trainer:
             **({"search": search} if search else {}),
             "valid_loss": self.validate(model, valid),
             "pairs": len(train),
-            "waiting": round(self.waited / (time.perf_counter() - begun), 4),
+            "waiting": round(self.waited / max(self.spent, 1e-9), 4),
         }
 
     def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
@@ -235,7 +235,8 @@ class Trainer:
                 decay = min(plan.average, (1 + run.step) / (10 + run.step))
                 parameters = dict(run.model.named_parameters())
                 torch._foreach_lerp_(list(run.average.values()), [parameters[k].detach() for k in run.average], 1 - decay)
-                run.elapsed = time.perf_counter() - begun
+                now = time.perf_counter() - begun
+                self.spent, run.elapsed = self.spent + now - run.elapsed, now
                 if run.step % 10 == 1:
                     row = {"step": run.step, "seconds": round(run.elapsed, 2), "used": round(p, 4)}
                     row |= {"learning_rate": rate, "candidate": run.rate, "loss": loss.item(), "gradient_norm": norm.item()}

@@ -135,7 +135,7 @@ def test_bench(command, tmp_path):
 def test_bench_of_a_preset(command, tmp_path):
     write_well(tmp_path)
     code, out, _ = command("bench", "rbc", "--data", tmp_path, "--preset", "tiny", "--seconds", 0.1)
-    assert code == 0 and "a trainer waits " in out and "ms of work per batch" in out
+    assert code == 0 and "a trainer waits " in out and "ms per step" in out
 
 
 def test_preflight(command, tmp_path):
