@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -96,7 +97,7 @@ def _verdict(results: Results) -> Iterator[str]:
 def _setting(results: Results) -> Iterator[str]:
     d, first = results.document, next(iter(results.scores.values()))
     leads, unit = results.all_leads(), time_unit(results.system)
-    blocks = "months" if any(split.start for split in results.system.splits.values()) else "trajectories"
+    blocks = "months" if re.fullmatch(r"\d{4}-\d\d", str(first["trajectory"].values[0])) else "trajectories"
     cases, trajectories = first.sizes["case"], len(set(first["trajectory"].values.tolist()))
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "
