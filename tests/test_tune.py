@@ -176,6 +176,7 @@ def on(ds: xr.Dataset, sigma: float = 0.25, backbone: nn.Module | None = None, f
         return emulator(Identity(1), SampledStepper(model, sampler), correlation)
 
     runs = SimpleNamespace(
+        data=None,
         system=KOLMOGOROV, stack=stack, stride=2, preset=PRESET, open={"valid": ds}.__getitem__, emulator=emulator,
         sampled=sampled, codec=lambda name: Identity(1), model=lambda name: model, weights=lambda name: "a",
         folder=lambda name: folder / name if folder else None,
