@@ -31,7 +31,6 @@ from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
 from physinterp.system import System, near
-from physinterp.table import FURTHER
 
 LOGGER = logging.getLogger(__name__)
 
@@ -129,7 +128,8 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
         Per case and field, band scores also per band; `spectrum` and `spectrum_truth` per field and k. A forecast that
         is not finite scores infinity.
     """
-    members, weights = forecast.transpose(0, 1), torch.from_numpy(grid.weights)
+    members, truth = forecast.transpose(0, 1).double().contiguous(), truth.double()  # once, not in every score
+    weights = torch.from_numpy(grid.weights)
     of_members, of_truth = spectrum(members, grid), spectrum(truth, grid)
     spectral = metrics.spectral_scores(of_members, of_truth)
     each = truth.expand_as(members)
@@ -161,7 +161,7 @@ def further(names: Sequence[str], members: Tensor, truth: Tensor, grid: Grid) ->
     """Scores that the table has on request, per case and field; those of one forecast are means over the members.
 
     Arguments:
-        names: of METRICS, with a number per case and field: the keys of `FURTHER`.
+        names: of METRICS, with a number per case and field: the keys of `metrics.FURTHER`.
         members: (M, N, C, *S), physical units.
         truth: (N, C, *S).
         grid: weights and periodic axes.
@@ -171,9 +171,9 @@ def further(names: Sequence[str], members: Tensor, truth: Tensor, grid: Grid) ->
     weights, found = torch.from_numpy(grid.weights), {}
     for name in names:
         f = metrics.metric(name)
-        if name not in FURTHER:
+        if name not in metrics.FURTHER:
             raise InputError(
-                f"the score {name!r} cannot be added to a table: choose from {', '.join(FURTHER)}, or call METRICS[{name!r}]"
+                f"the score {name!r} cannot be added to a table: choose from {', '.join(metrics.FURTHER)}, or call METRICS[{name!r}]"
             )
         if name == "energy_score":
             found[name] = metrics.energy_score(members, truth, weights)
@@ -293,7 +293,7 @@ def compare(
         system: the card, for fields and grid.
         part: cases at once.
         client: of dask.distributed; scores the parts on its workers.
-        also: further scores, from `physinterp.table.FURTHER`.
+        also: further scores, from `metrics.FURTHER`.
     Returns:
         As `evaluate`; the coordinate `std` is the standard deviation of this truth at the first lead.
     Raises:

@@ -14,7 +14,8 @@ from physinterp import evaluate as ev
 from physinterp import metrics
 from physinterp.baselines.reference import Persistence
 from physinterp.errors import InputError
-from physinterp.table import DIMENSIONLESS, FURTHER, difference, join, ratio, rows
+from physinterp.metrics import FURTHER
+from physinterp.table import DIMENSIONLESS, difference, join, ratio, rows
 
 HEADLINE = ("buoyancy", "velocity_x", "velocity_y")
 LEADS, STRIDE = 3, 2

@@ -96,6 +96,9 @@ METRICS: dict[str, Callable[..., Tensor | CorrelationTime | Reliability]] = {
     "wasserstein2": wasserstein2,
 }
 
+# of one number per case and field, which a table of scores has on request
+FURTHER = ("rmse", "nrmse", "nmae", "linf", "bias", "pearson", "coherence", "energy_score")
+
 DIAGNOSTICS: dict[str, Callable[..., Tensor | Nusselt]] = {
     "kinetic_energy": kinetic_energy,
     "enstrophy": enstrophy,
@@ -233,6 +236,7 @@ def definitions() -> dict[str, str]:
 __all__ = [
     "BANDS",
     "DIAGNOSTICS",
+    "FURTHER",
     "METRICS",
     "VERSION",
     "CorrelationTime",
