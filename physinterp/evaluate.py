@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -123,7 +123,7 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
         forecast: (N, M, C, *S), physical units.
         truth: (N, C, *S).
         grid: weights and periodic axes.
-        also: further names of METRICS, see `further`.
+        also: further names of METRICS, see `metrics.further`.
     Returns:
         Per case and field, band scores also per band; `spectrum` and `spectrum_truth` per field and k. A forecast that
         is not finite scores infinity.
@@ -141,7 +141,7 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
         "crps": metrics.crps(members, truth, weights),
         "mse_of_mean": metrics.ensemble_mean_mse(members, truth, weights),
         **{name: value.mean(0) for name, value in spectral.items()},
-        **further(also, members, truth, grid),
+        **metrics.further(also, members, truth, weights, grid.periodic, [grid.axes[a].spacing for a in grid.periodic]),
     }
     if len(members) > 1:
         scores["variance"] = metrics.ensemble_variance(members, truth, weights)
@@ -155,35 +155,6 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
     if len(members) > 1:
         ds["rank_histogram"] = ("field", "rank"), ranks.numpy()
     return ds.assign_coords(k=of_truth.k.numpy())
-
-
-def further(names: Sequence[str], members: Tensor, truth: Tensor, grid: Grid) -> dict[str, Tensor]:
-    """Scores that the table has on request, per case and field; those of one forecast are means over the members.
-
-    Arguments:
-        names: of METRICS, with a number per case and field: the keys of `metrics.FURTHER`.
-        members: (M, N, C, *S), physical units.
-        truth: (N, C, *S).
-        grid: weights and periodic axes.
-    Raises:
-        InputError: no such score, or one of another form.
-    """
-    weights, found = torch.from_numpy(grid.weights), {}
-    for name in names:
-        f = metrics.metric(name)
-        if name not in metrics.FURTHER:
-            raise InputError(
-                f"the score {name!r} cannot be added to a table: choose from {', '.join(metrics.FURTHER)}, or call METRICS[{name!r}]"
-            )
-        if name == "energy_score":
-            found[name] = metrics.energy_score(members, truth, weights)
-        elif name == "coherence":
-            spacing = [grid.axes[a].spacing for a in grid.periodic]
-            each = truth.expand_as(members)
-            found[name] = metrics.coherence(members, each, weights, axes=grid.periodic, spacing=spacing).mean(0)
-        else:
-            found[name] = cast(Tensor, f(members, truth.expand_as(members), weights)).mean(0)
-    return found
 
 
 def spectrum(x: Tensor, grid: Grid) -> metrics.Spectrum:

@@ -321,7 +321,7 @@ def test_further_scores_are_those_of_metrics(truth):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("rsme", "no metric 'rsme'"), ("vrmse_pooled", "'vrmse_pooled' cannot be added to a table: choose from rmse, ")],
+    [("rsme", "no metric 'rsme'"), ("vrmse_pooled", "'vrmse_pooled' has no place in a table: ")],
 )
 def test_scores_that_cannot_be_asked_for(truth, name, message):
     with pytest.raises(InputError, match=message):
