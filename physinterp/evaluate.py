@@ -12,6 +12,7 @@ and what feedback, the rollout from the emulator's own states, adds to that.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
 from physinterp.system import System, near
+
+LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -113,18 +116,20 @@ def by_month(found: Cases) -> Cases:
     return Cases(*(ds.assign_coords(trajectory=("sample", months)) for ds in (found.initial, found.truth)))
 
 
-def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
-    """All scores and the mean spectra of one lead.
+def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ()) -> xr.Dataset:
+    """The scores and the mean spectra of one lead.
 
     Arguments:
         forecast: (N, M, C, *S), physical units.
         truth: (N, C, *S).
         grid: weights and periodic axes.
+        also: further names of METRICS, see `metrics.further`.
     Returns:
         Per case and field, band scores also per band; `spectrum` and `spectrum_truth` per field and k. A forecast that
         is not finite scores infinity.
     """
-    members, weights = forecast.transpose(0, 1), torch.from_numpy(grid.weights)
+    members, truth = forecast.transpose(0, 1).double().contiguous(), truth.double()  # once, not in every score
+    weights = torch.from_numpy(grid.weights)
     of_members, of_truth = spectrum(members, grid), spectrum(truth, grid)
     spectral = metrics.spectral_scores(of_members, of_truth)
     each = truth.expand_as(members)
@@ -136,6 +141,7 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
         "crps": metrics.crps(members, truth, weights),
         "mse_of_mean": metrics.ensemble_mean_mse(members, truth, weights),
         **{name: value.mean(0) for name, value in spectral.items()},
+        **metrics.further(also, members, truth, weights, grid.periodic, [grid.axes[a].spacing for a in grid.periodic]),
     }
     if len(members) > 1:
         scores["variance"] = metrics.ensemble_variance(members, truth, weights)
@@ -198,7 +204,7 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
     parts: list[xr.Dataset] = []
     parameters = torch.from_numpy(emulator.system.conditioning(truth.initial))
     members = 1
-    for k, forecast in enumerate(forecasts):
+    for k, forecast in enumerate(stay_lost(forecasts)):
         members = forecast.shape[1]
         target = truth.lead(k, stack.names, grid.names)
         scores = score(forecast, target, grid)
@@ -221,6 +227,18 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
     )
 
 
+def stay_lost(forecasts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same forecasts (N, M, C, *S), each field of a member NaN from the first lead on at which it is not finite."""
+    lost: Tensor | None = None
+    for forecast in forecasts:
+        now = ~forecast.isfinite().flatten(3).all(-1)
+        lost = now if lost is None else lost | now
+        if bool(lost.any()):
+            forecast = forecast.clone()
+            forecast[lost] = torch.nan
+        yield forecast
+
+
 def _over_leads(parts: list[xr.Dataset], names: Sequence[str], grid: Grid, leads: np.ndarray, members: int) -> xr.Dataset:
     ds = xr.concat(parts, "lead_time", data_vars="all", join="exact")
     ds = ds.assign_coords(field=list(names), band=list(metrics.BANDS), lead_time=leads)
@@ -228,11 +246,17 @@ def _over_leads(parts: list[xr.Dataset], names: Sequence[str], grid: Grid, leads
 
 
 def compare(
-    forecast: xr.Dataset, truth: xr.Dataset, system: System, part: int = 16, client: Client | None = None
+    forecast: xr.Dataset,
+    truth: xr.Dataset,
+    system: System,
+    part: int = 16,
+    client: Client | None = None,
+    also: Sequence[str] = (),
 ) -> xr.Dataset:
     """Scores and spectra of any forecast against the truth, as `evaluate` gives them, without an error budget.
 
-    Memory holds `part` cases at one lead, whatever their number, where the datasets are lazy.
+    A forecast that is not finite at a lead is lost there and at every later one. Memory holds `part` cases at one lead,
+    whatever their number, where the datasets are lazy.
 
     Arguments:
         forecast: dims (sample or init_time, lead_time, *space) and perhaps member, physical units.
@@ -240,10 +264,12 @@ def compare(
         system: the card, for fields and grid.
         part: cases at once.
         client: of dask.distributed; scores the parts on its workers.
+        also: further scores, from `metrics.FURTHER`.
     Returns:
         As `evaluate`; the coordinate `std` is the standard deviation of this truth at the first lead.
     Raises:
-        InputError: fields, units, cases, lead times or grids of the two differ; the message says which.
+        InputError: fields, units, cases, lead times or grids of the two differ (the message says which), a value of the
+            truth is not finite, or there is no such score.
     """
     check_pair(forecast, truth, system)
     case = "sample" if "sample" in forecast.dims else "init_time"
@@ -251,23 +277,34 @@ def compare(
         forecast = forecast.expand_dims("member")
     rows = [slice(i, i + part) for i in range(0, forecast.sizes[case], part)]
     pairs = [(forecast.isel({case: r}), truth.isel({case: r})) for r in rows]
-    run = partial(_compare_part, names=system.field_names, grid=system.grid, case=case)
+    run = partial(_compare_part, names=system.field_names, grid=system.grid, case=case, also=also)
     parts = [run(pair) for pair in pairs] if client is None else client.gather(client.map(run, pairs, pure=False))
     whole = together(parts)
     labels = truth["trajectory"].values if "trajectory" in truth.coords else np.arange(whole.sizes["case"])
     variance = whole["second"].mean("case") - whole["first"].mean("case") ** 2
+    for name in whole["field"].values[(whole["spectrum_truth"].isel(k=slice(1, None)) == 0).all(("lead_time", "k")).values]:
+        LOGGER.warning("%s of the truth is constant in space: vrmse and the spectral scores have no meaning for it", name)
     return whole.drop_vars(["first", "second"]).assign_coords(
-        std=("field", np.sqrt(variance.values)), trajectory=("case", labels)
+        std=("field", np.sqrt(variance.clip(min=0.0).values)), trajectory=("case", labels)
     )
 
 
-def _compare_part(pair: tuple[xr.Dataset, xr.Dataset], names: Sequence[str], grid: Grid, case: str) -> xr.Dataset:
+def _compare_part(
+    pair: tuple[xr.Dataset, xr.Dataset], names: Sequence[str], grid: Grid, case: str, also: Sequence[str]
+) -> xr.Dataset:
     """All leads of some cases, and the moments of the truth at the first lead."""
     forecast, truth = pair
     weights, parts = torch.from_numpy(grid.weights), []
-    for k in range(forecast.sizes["lead_time"]):
-        u, v = (_tensor(ds.isel(lead_time=k), names, grid, case) for ds in (forecast, truth))
-        parts.append(score(u, v, grid))
+    leads = range(forecast.sizes["lead_time"])
+    for k, u in enumerate(stay_lost(_tensor(forecast.isel(lead_time=k), names, grid, case) for k in leads)):
+        v = _tensor(truth.isel(lead_time=k), names, grid, case)
+        for name, field in zip(names, v.movedim(1, 0), strict=True):
+            if not field.isfinite().all():
+                raise InputError(
+                    f"{name} of the truth has values that are not finite at lead time {truth['lead_time'].values[k]}: leave "
+                    "those cases out of both"
+                )
+        parts.append(score(u, v, grid, also))
         if k == 0:
             first, second = ((v.double() ** p * weights).mean((-2, -1)).numpy() for p in (1, 2))
     ds = _over_leads(parts, names, grid, forecast["lead_time"].values, forecast.sizes["member"])
@@ -295,6 +332,8 @@ def check_pair(forecast: xr.Dataset, truth: xr.Dataset, system: System) -> None:
         if "lead_time" not in ds.dims or not {"sample", "init_time"} & set(ds.dims):
             raise InputError(f"the {what} needs the dims sample or init_time, and lead_time; found {tuple(ds.dims)}")
         system.grid.check(ds)
+    if "member" in truth.dims:
+        raise InputError("the truth has a dimension member: choose one of it, as in truth.isel(member=0)")
     for n in system.field_names:
         units = [ds[n].attrs.get("units", "") for ds in (forecast, truth)]
         if all(units) and units[0] != units[1]:

@@ -15,7 +15,7 @@ from physinterp.errors import InputError
 DIMENSIONLESS = ("vrmse_member", "vrmse_mean", "vrmse_unweighted", "srmse", "log_spectral_distance")
 BUDGET = ("mse_member", "mse_one_step", "mse_floor")
 PHYSICAL = {  # power of the field's unit
-    **{"crps": 1, "mae": 1},
+    **dict.fromkeys(("crps", "mae", "rmse", "linf", "bias", "energy_score"), 1),
     **dict.fromkeys(("variance", "mse_of_mean", "mse_of_mean_codec", *BUDGET), 2),
 }
 MEAN = "mean"
@@ -69,7 +69,7 @@ def rows(method: str, ds: xr.Dataset, headline: Sequence[str]) -> list[dict[str,
                 stated = {"version": metrics.VERSION, "grid": ds.attrs["grid"], "weights": weights, "eps": 0.0}
                 table.append(key | numbers | {"count": len(values)} | stated)
 
-    for name in (*DIMENSIONLESS, "crps", "mae", *(n for n in BUDGET if n in ds)):
+    for name in (*DIMENSIONLESS, "crps", "mae", *(n for n in (*BUDGET, *metrics.FURTHER) if n in ds)):
         values = ds[name].transpose("case", "lead_time", "field", ...)
         if "band" in values.dims:
             for band in ds["band"].values:

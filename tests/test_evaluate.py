@@ -14,6 +14,7 @@ from physinterp import evaluate as ev
 from physinterp import metrics
 from physinterp.baselines.reference import Persistence
 from physinterp.errors import InputError
+from physinterp.metrics import FURTHER
 from physinterp.table import DIMENSIONLESS, difference, join, ratio, rows
 
 HEADLINE = ("buoyancy", "velocity_x", "velocity_y")
@@ -142,14 +143,20 @@ def test_scores_are_those_of_metrics(truth, model):
         np.testing.assert_allclose(at.variance, metrics.ensemble_variance(x, y, weights))
 
 
-def test_a_lost_member_scores_infinity_at_that_lead(truth, model):
+@pytest.mark.parametrize("how", ["tensors", "datasets"])
+def test_a_lost_member_scores_infinity_from_that_lead_on(truth, model, how):
+    """Also where a forecast that was not finite once is finite again."""
     forecasts = ensemble(truth, 2)
     forecasts[1][3, 1, 2, 0, 0] = torch.nan
     ds = ev.evaluate(forecasts, truth, model)
+    if how == "datasets":
+        dims, stacked = ("sample", "member", "lead_time", "x", "y"), torch.stack(forecasts, 2)
+        fields = {n: (dims, stacked[..., i, :, :].numpy()) for i, n in enumerate(RBC.field_names)}
+        ds = ev.compare(xr.Dataset(fields, truth.truth.coords), truth.truth, RBC, part=3)
     for name in ("crps", "vrmse_mean", "vrmse_member", "mae", "srmse", "variance"):
         lost = np.isinf(ds[name].values).reshape(3, 8, 4, -1).all(-1)
-        assert lost[1, 3, 2] and lost.sum() == 1, name
-        assert np.isfinite(ds[name].values).reshape(3, 8, 4, -1).all(-1).sum() == lost.size - 1, name
+        assert lost[1:, 3, 2].all() and lost.sum() == 2, name
+        assert np.isfinite(ds[name].values).reshape(3, 8, 4, -1).all(-1).sum() == lost.size - 2, name
     value = {(r["field"], r["lead"], r["score"]): r["value"] for r in rows("x", ds, HEADLINE)}
     assert value["velocity_x", 1.0, "crps"] == math.inf == value["mean", 1.0, "crps"]
     assert math.isfinite(value["velocity_x", 0.5, "crps"]) and math.isfinite(value["buoyancy", 1.0, "crps"])
@@ -292,6 +299,49 @@ def test_datasets_score_as_tensors_do(truth, model, part):
     assert len(rows("x", found, HEADLINE)) == len(rows("x", expected, HEADLINE))
 
 
+def test_further_scores_are_those_of_metrics(truth):
+    forecast = datasets(truth)
+    found = ev.compare(forecast, truth.truth, RBC, part=3, also=FURTHER)
+    weights = torch.from_numpy(RBC.grid.weights)
+    x = torch.stack([torch.from_numpy(forecast[n].isel(lead_time=1).values) for n in RBC.field_names], 2).transpose(0, 1)
+    y = fields(truth, 1)
+    for name in FURTHER:
+        options = {"axes": (-2,), "spacing": RBC.grid.axes[0].spacing} if name == "coherence" else {}
+        if name == "energy_score":
+            expected = metrics.energy_score(x, y, weights)
+        else:
+            expected = torch.stack([metrics.METRICS[name](m, y, weights, **options) for m in x]).mean(0)
+        np.testing.assert_allclose(found[name].isel(lead_time=1), expected, rtol=1e-6, err_msg=name)
+    table = rows("x", found, HEADLINE)
+    assert {*FURTHER} - {"coherence"} < {r["score"] for r in table} and "coherence_mid" in {r["score"] for r in table}
+    value = {r["field"]: r["value"] for r in table if (r["score"], r["lead"]) == ("rmse", 1.0)}
+    std = dict(zip(RBC.field_names, found["std"].values, strict=True))
+    assert value["mean"] == pytest.approx(np.mean([value[f] / std[f] for f in HEADLINE]))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("rsme", "no metric 'rsme'"), ("vrmse_pooled", "'vrmse_pooled' has no place in a table: ")],
+)
+def test_scores_that_cannot_be_asked_for(truth, name, message):
+    with pytest.raises(InputError, match=message):
+        ev.compare(datasets(truth), truth.truth, RBC, also=[name])
+
+
+def test_a_truth_that_is_not_finite(truth):
+    broken = truth.truth.copy(deep=True)
+    broken["buoyancy"][2, 1, 0, 0] = np.nan
+    with pytest.raises(InputError, match=r"buoyancy of the truth has values that are not finite at lead time 1\.0"):
+        ev.compare(datasets(truth), broken, RBC)
+
+
+def test_a_constant_field_is_said(truth, caplog):
+    flat = truth.truth.assign(pressure=xr.full_like(truth.truth.pressure, 3.0))
+    found = ev.compare(datasets(truth), flat, RBC, part=3)
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["pressure of the truth is constant in space"]
+    assert np.isinf(found.vrmse_mean.sel(field="pressure")).all() and np.isfinite(found.crps).all()
+
+
 def test_dask_workers_give_the_same_scores(truth):
     distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
     forecast = datasets(truth)
@@ -309,6 +359,7 @@ def test_dask_workers_give_the_same_scores(truth):
         (lambda f: f.isel(sample=slice(5)), "the forecast has 5 and the truth 8 of sample"),
         (lambda f: f.isel(x=slice(8)), "grid axis 'x': expected 16 points, found 8"),
         (lambda f: f.assign(buoyancy=f.buoyancy.assign_attrs(units="K")), "buoyancy is in 'K' in the forecast"),
+        (lambda f: f.assign_coords(lead_time=[500, 1000, 1500]), "lead_time differs at index 0: 500 in the forecast, 0.5"),
         (lambda f: f.isel(lead_time=0), "needs the dims sample or init_time, and lead_time"),
     ],
 )
@@ -316,6 +367,11 @@ def test_datasets_that_do_not_belong_together(truth, change, message):
     right = truth.truth.assign({n: truth.truth[n].assign_attrs(units="1") for n in RBC.field_names})
     with pytest.raises(InputError, match=message):
         ev.compare(change(datasets(truth)), right, RBC)
+
+
+def test_a_truth_of_several_members(truth):
+    with pytest.raises(InputError, match="the truth has a dimension member"):
+        ev.compare(datasets(truth), datasets(truth), RBC)
 
 
 # truth through the codec -------------------------------------------------------------------------------------------

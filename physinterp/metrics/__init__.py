@@ -9,7 +9,8 @@ quantities of one state or rollout. `definitions()` says in one sentence each wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from torch import Tensor
 
@@ -95,6 +96,9 @@ METRICS: dict[str, Callable[..., Tensor | CorrelationTime | Reliability]] = {
     "reliability": reliability,
     "wasserstein2": wasserstein2,
 }
+
+# of one number per case and field, which a table of scores has on request
+FURTHER = ("rmse", "nrmse", "nmae", "linf", "bias", "pearson", "coherence", "energy_score")
 
 DIAGNOSTICS: dict[str, Callable[..., Tensor | Nusselt]] = {
     "kinetic_energy": kinetic_energy,
@@ -225,6 +229,38 @@ def metric(name: str) -> Callable[..., Tensor | CorrelationTime | Reliability]:
     return METRICS[name]
 
 
+def further(
+    names: Sequence[str],
+    members: Tensor,
+    truth: Tensor,
+    weights: Tensor,
+    axes: Sequence[int],
+    spacing: Sequence[float],
+) -> dict[str, Tensor]:
+    """Scores of FURTHER per case and field; those of a single forecast are means over the members.
+
+    Arguments:
+        names: of the scores.
+        members: (M, N, C, *S), physical units.
+        truth: (N, C, *S).
+        weights, axes, spacing: of the grid, as in `coherence`.
+    Raises:
+        InputError: no such score, or one of another form.
+    """
+    found = {}
+    for name in names:
+        f, each = metric(name), truth.expand_as(members)
+        if name not in FURTHER:
+            raise InputError(f"the score {name!r} has no place in a table: {near(name, FURTHER)}; call METRICS[{name!r}]")
+        if name == "energy_score":
+            found[name] = energy_score(members, truth, weights)
+        elif name == "coherence":
+            found[name] = coherence(members, each, weights, axes=axes, spacing=spacing).mean(0)
+        else:
+            found[name] = cast(Tensor, f(members, each, weights)).mean(0)
+    return found
+
+
 def definitions() -> dict[str, str]:
     """One sentence per name of METRICS and DIAGNOSTICS: the number with default arguments. Write it beside it."""
     return dict(_DEFINITIONS)
@@ -233,6 +269,7 @@ def definitions() -> dict[str, str]:
 __all__ = [
     "BANDS",
     "DIAGNOSTICS",
+    "FURTHER",
     "METRICS",
     "VERSION",
     "CorrelationTime",
@@ -256,6 +293,7 @@ __all__ = [
     "ensemble_mean_mse",
     "ensemble_variance",
     "enstrophy",
+    "further",
     "harmonic_spectrum",
     "invariant_statistics",
     "kinetic_energy",
