@@ -159,7 +159,7 @@ class Trainer:
                 run = _Run(model, rates[0])
                 with reading(state):
                     run.restore(load_tensors(state))
-                LOGGER.info("%s: resumed at step %d", label, run.step)
+                LOGGER.info("%s: going on from step %d", label, run.step)
             elif len(rates) == 1:
                 run = _Run(model, rates[0])
             else:

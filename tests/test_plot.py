@@ -248,6 +248,18 @@ def test_the_budget_is_drawn_where_there_is_one(found, drawn):
             assert np.isclose(edge[:, None], share, rtol=1e-6).any(0).all(), kind
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("shells", [slice(None), slice(3, 6)])
+def test_spectra_where_the_truth_has_nothing(found, shells):
+    """In some shells, or in all of a field."""
+    choice = found.choice()
+    scores = {name: ds.copy(deep=True) for name, ds in found.scores.items()}
+    for ds in scores.values():
+        ds["spectrum_truth"][{"k": shells, "field": 0}] = 0.0
+    figure = plot.spectra(scores, found.system, choice.lead, choice.method)
+    assert picture(figure).std() > 0.03
+
+
 def test_results_without_a_budget(found):
     """Scores that an earlier version kept."""
     here = Results.open(found.folder)

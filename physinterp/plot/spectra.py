@@ -69,8 +69,10 @@ def _compare(top: Axes, bottom: Axes, found: Mapping[str, xr.Dataset]) -> None:
         power = found[name]["spectrum"].values
         if np.isfinite(power).all():
             top.loglog(k, np.maximum(power, 1e-300), label=name_of(name), linewidth=1.4, **look)
-            bottom.semilogx(k, power / truth, linewidth=1.4, **look)
-    top.set_ylim(max(truth.min() / 30, truth.max() * 1e-12), truth.max() * 5)
+            ratio = np.divide(power, truth, out=np.full_like(power, np.nan), where=truth > 0)
+            bottom.semilogx(k, ratio, linewidth=1.4, **look)
+    if (highest := truth.max()) > 0:
+        top.set_ylim(max(truth.min() / 30, highest * 1e-12), highest * 5)
     bottom.axhline(1, color="black", linewidth=1)
     bottom.set_ylim(0, 2.5)
     for ax in (top, bottom):
@@ -80,6 +82,7 @@ def _compare(top: Axes, bottom: Axes, found: Mapping[str, xr.Dataset]) -> None:
 def _stack(ax: Axes, parts: xr.DataArray) -> None:
     """The parts of the error one above the other, on logarithmic axes: each edge is a sum."""
     edges = parts.isel(k=slice(1, None)).cumsum("part").transpose("part", "k").values
+    edges = np.where(np.isfinite(edges), edges, np.nan)  # a shell in which the truth has nothing
     low = np.full(edges.shape[1], 1e-12)
     for name, edge, colour in zip(parts["part"].values, edges, PARTS, strict=True):
         ax.fill_between(
