@@ -12,8 +12,10 @@ and what feedback, the rollout from the emulator's own states, adds to that.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,10 +31,15 @@ from physinterp.data.statistics import not_finite
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
+from physinterp.initial import lead_times
 from physinterp.system import System, near
 
 if TYPE_CHECKING:
     from distributed import Client
+
+LOGGER = logging.getLogger(__name__)
+
+Pair = tuple[xr.Dataset, xr.Dataset]  # forecast and truth
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,8 @@ def budget(errors: Mapping[str, Tensor], grid: Grid) -> xr.Dataset:
     weights, ds = torch.from_numpy(grid.weights), xr.Dataset()
     for name, e in errors.items():
         s = spectrum(e, grid)
-        ds[f"mse_{name}"] = ("case", "field"), (e.double().square() * weights).flatten(3).mean(-1).mean(1).numpy()
+        mse = (e.double().square() * weights).flatten(3).mean(-1).mean(1)
+        ds[f"mse_{name}"] = ("case", "field"), mse.masked_fill(mse.isnan(), torch.inf).numpy()  # lost
         ds[f"error_spectrum_{name}"] = ("field", "k"), s.power.mean((0, 1)).numpy()
     return ds.assign_coords(k=s.k.numpy())
 
@@ -198,7 +206,7 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
     parts: list[xr.Dataset] = []
     parameters = torch.from_numpy(emulator.system.conditioning(truth.initial))
     members = 1
-    for k, forecast in enumerate(forecasts):
+    for k, forecast in enumerate(lasting(forecasts)):
         members = forecast.shape[1]
         target = truth.lead(k, stack.names, grid.names)
         scores = score(forecast, target, grid)
@@ -219,6 +227,15 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
     return _over_leads(parts, stack.names, grid, leads, members).assign_coords(
         std=("field", std), trajectory=("case", truth.initial["trajectory"].values)
     )
+
+
+def lasting(forecasts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The forecasts (N, M, C, *S) of successive leads; a member that is not finite at one is NaN at all later ones."""
+    lost: Tensor | None = None
+    for u in forecasts:
+        now = ~u.flatten(2).isfinite().all(-1)
+        lost = now if lost is None else lost | now
+        yield u.masked_fill(lost.reshape(*lost.shape, *(1,) * (u.ndim - 2)), torch.nan) if bool(lost.any()) else u
 
 
 def _over_leads(parts: list[xr.Dataset], names: Sequence[str], grid: Grid, leads: np.ndarray, members: int) -> xr.Dataset:
@@ -243,34 +260,55 @@ def compare(
     Returns:
         As `evaluate`; the coordinate `std` is the standard deviation of this truth at the first lead.
     Raises:
-        InputError: fields, units, cases, lead times or grids of the two differ; the message says which.
+        InputError: fields, units, cases, lead times or grids of the two differ (the message says which), or a value of
+            the truth is not finite. In a forecast such a value is a blow-up.
     """
     check_pair(forecast, truth, system)
     case = "sample" if "sample" in forecast.dims else "init_time"
     if "member" not in forecast.dims:
         forecast = forecast.expand_dims("member")
     rows = [slice(i, i + part) for i in range(0, forecast.sizes[case], part)]
-    pairs = [(forecast.isel({case: r}), truth.isel({case: r})) for r in rows]
-    run = partial(_compare_part, names=system.field_names, grid=system.grid, case=case)
-    parts = [run(pair) for pair in pairs] if client is None else client.gather(client.map(run, pairs, pure=False))
-    whole = together(parts)
+    pairs = ((forecast.isel({case: r}), truth.isel({case: r})) for r in rows)
+    run = partial(_compare_part, system=system, case=case)
+    whole = together(map(run, pairs) if client is None else _on_workers(client, run, pairs))
+    for name in system.field_names:
+        if count := int(whole["constant"].sel(field=name).any("lead_time").sum()):
+            LOGGER.warning(
+                "the truth of %s is constant in %d of %d cases: its vrmse and spectral scores are infinite or not a number "
+                "there, read its mae and crps", name, count, whole.sizes["case"],
+            )  # fmt: skip
     labels = truth["trajectory"].values if "trajectory" in truth.coords else np.arange(whole.sizes["case"])
     variance = whole["second"].mean("case") - whole["first"].mean("case") ** 2
-    return whole.drop_vars(["first", "second"]).assign_coords(
+    return whole.drop_vars(["first", "second", "constant"]).assign_coords(
         std=("field", np.sqrt(variance.values)), trajectory=("case", labels)
     )
 
 
-def _compare_part(pair: tuple[xr.Dataset, xr.Dataset], names: Sequence[str], grid: Grid, case: str) -> xr.Dataset:
-    """All leads of some cases, and the moments of the truth at the first lead."""
+def _on_workers(client: Client, run: Callable[[Pair], xr.Dataset], pairs: Iterable[Pair]) -> Iterator[xr.Dataset]:
+    """Results in order; each leaves the workers' memory as it is taken."""
+    futures = deque(client.map(run, list(pairs), pure=False))
+    while futures:
+        yield futures.popleft().result()
+
+
+def _compare_part(pair: Pair, system: System, case: str) -> xr.Dataset:
+    """All leads of some cases, where the truth is constant, and its moments at the first lead."""
     forecast, truth = pair
-    weights, parts = torch.from_numpy(grid.weights), []
-    for k in range(forecast.sizes["lead_time"]):
-        u, v = (_tensor(ds.isel(lead_time=k), names, grid, case) for ds in (forecast, truth))
-        parts.append(score(u, v, grid))
+    names, grid, parts = system.field_names, system.grid, []
+    weights = torch.from_numpy(grid.weights)
+    leads = range(forecast.sizes["lead_time"])
+    for k, u in enumerate(lasting(_tensor(forecast.isel(lead_time=k), names, grid, case) for k in leads)):
+        of_lead = truth.isel(lead_time=k)
+        v = _tensor(of_lead, names, grid, case)
+        if not bool(v.isfinite().all()):
+            wrong = next(n for n in names if not np.isfinite(of_lead[n].values).all())
+            raise InputError(f"the truth at index {k} of lead_time: {not_finite(of_lead[wrong])}")
+        flat = v.flatten(2)
+        scores = score(u, v, grid)
+        parts.append(scores.assign(constant=(("case", "field"), (flat.amax(-1) == flat.amin(-1)).numpy())))
         if k == 0:
             first, second = ((v.double() ** p * weights).mean((-2, -1)).numpy() for p in (1, 2))
-    ds = _over_leads(parts, names, grid, forecast["lead_time"].values, forecast.sizes["member"])
+    ds = _over_leads(parts, names, grid, lead_times(forecast["lead_time"], system), forecast.sizes["member"])
     return ds.assign(first=(("case", "field"), first), second=(("case", "field"), second))
 
 
@@ -294,6 +332,10 @@ def check_pair(forecast: xr.Dataset, truth: xr.Dataset, system: System) -> None:
             raise InputError(f"the {what} has no {', '.join(missing)}: {near(missing[0], map(str, ds.data_vars))}")
         if "lead_time" not in ds.dims or not {"sample", "init_time"} & set(ds.dims):
             raise InputError(f"the {what} needs the dims sample or init_time, and lead_time; found {tuple(ds.dims)}")
+        known = {"sample", "init_time", "lead_time", *system.grid.names, *(("member",) if what == "forecast" else ())}
+        for n in system.field_names:
+            if other := sorted(map(str, set(ds[n].dims) - known)):
+                raise InputError(f"{n} of the {what} has the dimension {other[0]!r}: choose one of it, or take its mean")
         system.grid.check(ds)
     for n in system.field_names:
         units = [ds[n].attrs.get("units", "") for ds in (forecast, truth)]
@@ -301,22 +343,33 @@ def check_pair(forecast: xr.Dataset, truth: xr.Dataset, system: System) -> None:
             raise InputError(f"{n} is in {units[0]!r} in the forecast and in {units[1]!r} in the truth; convert one of them")
     for dim in ("sample", "init_time", "lead_time"):
         a, b = (ds[dim].values if dim in ds.dims else np.zeros(0) for ds in (forecast, truth))
+        if dim == "lead_time":
+            a, b = (lead_times(ds[dim], system) for ds in (forecast, truth))
         if len(a) != len(b):
             raise InputError(f"the forecast has {len(a)} and the truth {len(b)} of {dim}; select the same in both")
-        same = np.allclose(a, b) if a.dtype.kind == b.dtype.kind == "f" else np.array_equal(a, b)
-        if not same:
-            i = int(np.flatnonzero(a != b)[0])
+        if a.dtype.kind != b.dtype.kind:
+            raise InputError(f"{dim} is {a.dtype} in the forecast and {b.dtype} in the truth; convert one of them")
+        same = np.isclose(a, b) if a.dtype.kind == "f" else a == b
+        if not same.all():
+            i = int(np.flatnonzero(~same)[0])
             raise InputError(f"{dim} differs at index {i}: {a[i]} in the forecast, {b[i]} in the truth; select the same")
 
 
-def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The evaluation of all cases from those of parts of them: cases one after the other, the rest their mean."""
-    counts = [ds.sizes["case"] for ds in parts]
-    whole = xr.concat([ds[[n for n in ds if "case" in ds[n].dims]] for ds in parts], "case", data_vars="all", join="exact")
-    for name in (n for n in parts[0] if "case" not in parts[0][n].dims):
-        terms = (n * ds[name] for n, ds in zip(counts, parts, strict=True))
-        whole[name] = sum(terms, start=xr.zeros_like(parts[0][name])) / sum(counts)
-    return whole
+def together(parts: Iterable[xr.Dataset]) -> xr.Dataset:
+    """The evaluation of all cases from those of parts of them: cases one after the other, the rest their mean.
+
+    One part at a time: of each, its scores per case are kept, and spectra and histograms are added to a running sum.
+    """
+    kept: list[xr.Dataset] = []
+    total, count = None, 0
+    for ds in parts:
+        of_cases = [n for n in ds if "case" in ds[n].dims]
+        kept.append(ds[of_cases])
+        share = ds.drop_vars(of_cases) * ds.sizes["case"]
+        total = share if total is None else total + share
+        count += ds.sizes["case"]
+    whole = xr.concat(kept, "case", data_vars="all", join="exact")
+    return whole if total is None else whole.assign((total / count).data_vars)
 
 
 def physical(
