@@ -67,8 +67,7 @@ class Cases:
 
     def lead(self, k: int, names: Sequence[str], space: Sequence[str]) -> Tensor:
         """The truth at lead k (from 0; -1 is the initial state), shape (N, C, *S), float32."""
-        ds = self.initial if k < 0 else self.truth.isel(lead_time=k)
-        return torch.from_numpy(np.stack([ds[n].transpose("sample", *space).values for n in names], axis=1))
+        return _tensor(self.initial if k < 0 else self.truth.isel(lead_time=k), names, space, "sample")
 
     def parts(self, size: int) -> Iterator[Cases]:
         """The cases in parts of at most `size`, in order."""
@@ -297,9 +296,9 @@ def _compare_part(pair: Pair, system: System, case: str) -> xr.Dataset:
     names, grid, parts = system.field_names, system.grid, []
     weights = torch.from_numpy(grid.weights)
     leads = range(forecast.sizes["lead_time"])
-    for k, u in enumerate(lasting(_tensor(forecast.isel(lead_time=k), names, grid, case) for k in leads)):
+    for k, u in enumerate(lasting(_tensor(forecast.isel(lead_time=k), names, grid.names, case) for k in leads)):
         of_lead = truth.isel(lead_time=k)
-        v = _tensor(of_lead, names, grid, case)
+        v = _tensor(of_lead, names, grid.names, case)
         if not bool(v.isfinite().all()):
             wrong = next(n for n in names if not np.isfinite(of_lead[n].values).all())
             raise InputError(f"the truth at index {k} of lead_time: {not_finite(of_lead[wrong])}")
@@ -312,12 +311,11 @@ def _compare_part(pair: Pair, system: System, case: str) -> xr.Dataset:
     return ds.assign(first=(("case", "field"), first), second=(("case", "field"), second))
 
 
-def _tensor(ds: xr.Dataset, names: Sequence[str], grid: Grid, case: str) -> Tensor:
+def _tensor(ds: xr.Dataset, names: Sequence[str], space: Sequence[str], case: str) -> Tensor:
     """(N, M, C, *S) or, without members, (N, C, *S), float32."""
     leading = [d for d in (case, "member") if d in ds.dims]
-    return torch.from_numpy(
-        np.stack([ds[n].transpose(*leading, *grid.names).values for n in names], axis=len(leading)).astype(np.float32)
-    )
+    values = [ds[n].transpose(*leading, *space).values for n in names]
+    return torch.from_numpy(np.stack(values, axis=len(leading)).astype(np.float32, copy=False))
 
 
 def check_pair(forecast: xr.Dataset, truth: xr.Dataset, system: System) -> None:
@@ -390,7 +388,7 @@ def physical(
 def read(forecast: xr.Dataset, system: System) -> Iterator[Tensor]:
     """A forecast in xarray, dims (sample, member, lead_time, *space), as one tensor (N, M, C, *S) per lead."""
     for k in range(forecast.sizes["lead_time"]):
-        yield _tensor(forecast.isel(lead_time=k), system.field_names, system.grid, "sample")
+        yield _tensor(forecast.isel(lead_time=k), system.field_names, system.grid.names, "sample")
 
 
 def floor(emulator: Emulator, truth: Cases, leads: int) -> Iterator[Tensor]:
