@@ -51,7 +51,7 @@ def measured(runs: Runs, name: ModelName, reference: xr.Dataset, members: int) -
 
 def scores(runs: Runs, name: ModelName, setting: Setting | None, members: int) -> xr.Dataset:
     """Scores on the validation split, per lead and case."""
-    headline = load_benchmark(runs.system.name).headline
+    headline = load_benchmark(runs.system).headline
     validation = Validation(runs, name, headline, max(LEADS))
     emulator = validation.emulator(setting) if setting else runs.sampled(name, None)
     forecasts = ev.physical(emulator, validation.cases, validation.leads, members, 1)
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=4)
     a = parser.parse_args()
-    preset = load_benchmark(a.system).preset("quick")
+    preset = load_benchmark(load_system(a.system)).preset("quick")
     training = preset.training.model_copy(update={"seconds": None, "steps": a.steps})
     preset = preset.model_copy(update={"training": training, "backbone": a.backbone})
     found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []

@@ -68,7 +68,7 @@ def median(run: Callable[[], float], repeats: int) -> float:
 
 def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[float, float, float]:
     """Seconds of the evaluations of a physical step; relative to them the sampler's own; and that with drawing noise."""
-    preset, what = load_benchmark(system.name).preset("quick"), method(row)
+    preset, what = load_benchmark(system).preset("quick"), method(row)
     name = model_name(what, preset)
     assert name is not None
     shape = (len(system.fields), *system.grid.shape)

@@ -56,14 +56,18 @@ class Covariance(nn.Module):
         if sigma is None:
             sigma = residuals.square().mean((0, 2, 3)).sqrt().clamp(min=1e-12)[:, None, None]
         f, _ = transform(residuals / sigma, self.periodic)
-        values, vectors = torch.linalg.eigh(f.mT @ f.conj() / f.shape[1])
-        left = values.shape[-1] - self.values.shape[-1]
+        rank, (count, size) = self.values.shape[-1], f.shape[1:]
+        if rank <= count < size:  # all but `count` eigenvalues are 0, and the matrix may be too large to write down
+            _, s, v = torch.linalg.svd(f, full_matrices=False)
+            values, vectors = s.square().flip(-1) / count, v.mT.flip(-1)
+        else:
+            values, vectors = torch.linalg.eigh(f.mT @ f.conj() / count)
         values = values.clamp(min=0)
-        rest = values[:, :left].mean(-1) if left else torch.zeros_like(values[:, 0])
+        left_out = values[:, :-rank].sum(-1) / max(size - rank, 1)
         self.sigma.copy_(sigma)
-        self.vectors.copy_(torch.view_as_real(vectors[..., left:]))
-        self.values.copy_(values[:, left:])
-        self.rest.copy_(rest)
+        self.vectors.copy_(torch.view_as_real(vectors[..., -rank:]))
+        self.values.copy_(values[:, -rank:])
+        self.rest.copy_(left_out)
 
     def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
         """f(R) x, with f elementwise on eigenvalues; (B, C, *S) -> (B, C, *S)."""

@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, SafetensorError) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
         if full or shutil.disk_usage(path.parent).free < ROOM:  # netCDF and HDF5 do not say why they cannot write
-            raise InputError(f"no space left to write {path}: free some, or point PHYSINTERP_HOME elsewhere") from error
+            raise InputError(f"no space left to write {path}: free some, or write elsewhere") from error
         raise
     finally:
         if old.exists() and not path.exists():

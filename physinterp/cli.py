@@ -197,11 +197,12 @@ def plan(
     seed: Annotated[
         int, typer.Option(min=0, max=2**31, help="Seed of the training; what is there already costs nothing.")
     ] = 0,
+    data: Annotated[str | None, typer.Option(help="Files to train on. Default: data of the embedded solver.")] = None,
 ) -> None:
     """Say what a benchmark will cost on this machine before it starts: parameters, memory, disk and time."""
     from physinterp.plan import Plan
 
-    found = Plan(system, preset, seed)
+    found = Plan(system, preset, seed, data)
     networks = Table(title=f"{found.system.name}, preset {found.preset_name}", title_justify="left")
     for column in ("network", "parameters", "kept per state in training, MB", "training, s"):
         networks.add_column(column, justify="left" if column == "network" else "right")

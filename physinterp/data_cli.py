@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 from physinterp.console import bar, console, duration, say, scheduled
+from physinterp.errors import InputError
 
 WRONG = 1
 
@@ -48,11 +49,11 @@ def generate(
     dry: Dry = False,
 ) -> None:
     """Make data with the embedded solver, in The Well's layout; what is there is kept."""
+    from physinterp.config import home
     from physinterp.data import generate as solver
-    from physinterp.data.recipe import plan
-    from physinterp.system import load_system
+    from physinterp.data.recipe import batches, plan
 
-    card = load_system(system)
+    card = _card(system)
     options: dict[str, Any] = {
         "splits": {k: int(_number(v, f"--trajectories {k}")) for k, v in _pairs(trajectories, "--trajectories").items()}
         or None,
@@ -67,12 +68,13 @@ def generate(
     }
     recipe = plan(card, **options)
     wanted = [name for name in recipe.splits if name in (_list(splits) or recipe.splits)]
-    count = len(recipe.settings) * sum(recipe.splits[name][0] for name in wanted)
+    folder = out or home() / "data" / f"{card.name}-{recipe.key}"
+    count = sum(len(b.seeds) for name in wanted for b in batches(recipe, card, folder, name) if not b.path.is_file())
     size = 4 * len(card.fields) * math.prod(recipe.shape) * recipe.frames * count
     units = count * (recipe.spin_up + (recipe.frames - 1) * recipe.dt)
     known = _known_rate(card.name, recipe.shape)
     when = f"about {duration(known * units)}" if known else "how long will be seen as it runs"
-    say(f"{count} trajectories of {recipe.frames} frames, {size / 1e6:.4g} MB, {when}")
+    say(f"to make: {count} trajectories of {recipe.frames} frames, {size / 1e6:.4g} MB, {when}")
     if not dry:
         say(str(solver.generate(card, out, **options, device=device, only=_list(splits))))
 
@@ -96,7 +98,6 @@ def fetch(
     """
     from physinterp.data import fetch as remote
     from physinterp.data.remote import Remote
-    from physinterp.errors import InputError
 
     if system is not None:
         convert(system, out, url, splits, fields, samples, times, stride, dry)
@@ -159,12 +160,11 @@ def stats(
     from physinterp.data import open_dataset
     from physinterp.data.remote import location
     from physinterp.data.statistics import write_stats
-    from physinterp.errors import InputError
-    from physinterp.system import load_system
 
-    card = _fitting(load_system(system), data)
+    card = _card(system, data)
     ds = open_dataset(card, "train", data)
     path = location(ds.attrs["path"])
+    say(f"train: {ds.sizes['sample']} x {ds.sizes['time']} frames, {ds.nbytes / 1e6:.4g} MB")
     if out is None and not isinstance(path, Path):
         raise InputError(f"{path}: give the file of the statistics with --out")
     target = out or Path(str(path if path.is_dir() else path.parent)) / "stats.yaml"
@@ -188,9 +188,8 @@ def convert(
     """Copy data into a local zarr that training reads fast; what is interrupted goes on where it stopped."""
     from physinterp.data import convert as conversion
     from physinterp.data import splits as splits_at
-    from physinterp.system import load_system
 
-    card = _fitting(load_system(system), data)
+    card = _card(system, data)
     there = splits_at(data, card) if data is not None else tuple(card.splits)
     wanted = _list(splits) or there or ("train",)
     choice = conversion.Choice(_list(fields), _range(samples, int, "--samples"), _range(times, float, "--times"), stride)
@@ -221,21 +220,18 @@ def bench(
     from physinterp.config import load_benchmark
     from physinterp.data import bench as measure
     from physinterp.data.windows import Windows
-    from physinterp.system import load_system
 
-    card = _fitting(load_system(system), data)
+    card = _card(system, data)
     chosen = load_benchmark(card).preset(preset)
     size = batch or chosen.training.batch
     windows = Windows(card, split, data, batch=size, stride=max(1, round(chosen.step / card.dt)))
     bare, ours = measure.rates(windows, seconds)
-    table = Table(title=f"{card.name}, {split}, batches of {size}", title_justify="left")
-    for label in ("", "samples/s", "MB/s", "share"):
-        table.add_column(label, justify="right")
+    table = _table(f"{card.name}, {split}, batches of {size}", "", "samples/s", "MB/s", "share")
     table.add_row("bare loop", f"{bare.windows:.0f}", f"{bare.megabytes:.0f}", "")
     table.add_row("windows", f"{ours.windows:.0f}", f"{ours.megabytes:.0f}", f"{ours.share(bare):.0%}")
     console().print(table)
-    share, work = measure.waiting(windows, _training(windows, chosen, device), seconds)
-    say(f"a trainer waits {share:.1%} of its time ({1e3 * work:.0f} ms of work per batch)")
+    share, work = _waiting(windows, chosen, device, seconds)
+    say(f"a trainer waits {share:.1%} of its time ({1e3 * work:.0f} ms per step)")
 
 
 @app.command()
@@ -245,19 +241,13 @@ def preflight(
     split: Annotated[str, typer.Option(help="Split.")] = "train",
 ) -> None:
     """Will interpolants help? Compares the way from the present state to the next one with that from noise."""
-    from physinterp.data import open_dataset
+    from physinterp.data import developed, open_dataset
     from physinterp.data.preflight import preflight as look
-    from physinterp.system import load_system
 
-    card = _fitting(load_system(system), data)
-    ds = open_dataset(card, split, data)
-    spin_up = card.solver.spin_up if card.solver and not ds.attrs.get("spun_up") else 0.0
-    if float(ds["time"][0]) < spin_up < float(ds["time"][-1]):
-        ds = ds.sel(time=slice(spin_up - 1e-6, None))
-    found = look(ds, card.field_names)
-    table = Table(title=f"{card.name}, {split}: state over noise", title_justify="left")
-    for label in ("stride", "time", "change", "path", "SWD", "MMD", "correlation", "sigma"):
-        table.add_column(label, justify="right")
+    card = _card(system, data)
+    found = look(developed(open_dataset(card, split, data), card), card.field_names)
+    labels = ("stride", "time", "change", "path", "SWD", "MMD", "correlation", "sigma")
+    table = _table(f"{card.name}, {split}: state over noise", *labels)
     for r in found.rows:
         numbers = (r.change, r.path, r.swd, r.mmd, r.correlation, r.sigma)
         mark = " *" if r.stride == found.stride else ""
@@ -274,41 +264,44 @@ def preflight(
     )  # fmt: skip
 
 
-def _training(windows: Any, preset: Any, device: str) -> Callable[[Any], None]:
-    """One training step of the preset's deterministic network on the first two states of each window."""
+def _waiting(windows: Any, preset: Any, device: str, seconds: float) -> tuple[float, float]:
+    """Train the preset's deterministic network on windows: the share of the time waited for them, seconds per step."""
     import torch
 
+    from physinterp.data.statistics import Statistics
+    from physinterp.fields import FieldStack
     from physinterp.methods import ModelName, make_model
-    from physinterp.optim import optimizers
-    from physinterp.types import Conditioning
+    from physinterp.pairs import WindowPairs
+    from physinterp.train import Trainer
 
-    first = windows[0].states
-    axes = (0, 1, *range(3, first.ndim))
-    mean, std = first.mean(axes, keepdim=True)[0].to(device), first.std(axes, keepdim=True)[0].clamp(min=1e-6).to(device)
+    card, first = windows.system, windows[0].states
+    axes = (0, 1, *range(3, first.ndim))  # (B, 2, C, *S)
+    mean, std = first.mean(axes).tolist(), first.std(axes).clamp(min=1e-6).tolist()
+    measured = Statistics(windows.names, tuple(mean), tuple(std), tuple(std))
+    pairs = WindowPairs(windows, FieldStack(card.fields, card.grid, measured))
     name = ModelName("deterministic", "identity", preset.backbone)
-    model = make_model(name, windows.system, preset, first.shape[2:], torch.ones(first.shape[2])).to(device)
-    updates = optimizers(model, 1e-4)
-    generator = torch.Generator().manual_seed(0)
-
-    def step(batch: Any) -> None:
-        states = (batch.states.to(device) - mean) / std
-        loss = model.loss(states[:, 0], states[:, 1], Conditioning(batch.parameters.to(device)), generator)
-        model.zero_grad()
-        loss.backward()
-        for update in updates:
-            update.step()
-        loss.item()
-
-    return step
+    model = make_model(name, card, preset, first.shape[2:], torch.ones(len(std)))
+    changes = {"seconds": seconds, "steps": None, "learning_rates": (1e-4,), "batch": windows.batch}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(preset.training.model_copy(update=changes), 0, Path(folder), device)
+        record = trainer.fit(model, pairs, pairs, 1.0, "training")
+    return record["waiting"], record["seconds"] / record["steps"]
 
 
-def _fitting(card: Any, data: str | None) -> Any:
-    """The card at the resolution of the data."""
-    if data is None:
-        return card
+def _card(name: str, data: str | None = None) -> Any:
+    """A card, at the resolution of the data where there are any."""
     from physinterp.data import fitted
+    from physinterp.system import load_system
 
-    return fitted(card, data)
+    card = load_system(name)
+    return card if data is None else fitted(card, data)
+
+
+def _table(title: str, *labels: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for label in labels:
+        table.add_column(label, justify="right")
+    return table
 
 
 def _known_rate(name: str, shape: tuple[int, ...]) -> float | None:
@@ -328,8 +321,6 @@ def _list(text: str | None) -> tuple[str, ...] | None:
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:
-    from physinterp.errors import InputError
-
     name, sign, value = text.partition("=")
     if not (name and sign and value):
         raise InputError(f"{option} {text!r}: expected NAME=VALUE")
@@ -341,8 +332,6 @@ def _pairs(text: str | None, option: str) -> dict[str, str]:
 
 
 def _number(text: str, name: str) -> float:
-    from physinterp.errors import InputError
-
     try:
         return float(text)
     except ValueError as error:
@@ -351,8 +340,6 @@ def _number(text: str, name: str) -> float:
 
 def _range(text: str | None, kind: type, option: str) -> tuple[Any, Any]:
     """FIRST:LAST, either of which may be left out."""
-    from physinterp.errors import InputError
-
     if text is None:
         return None, None
     first, colon, last = text.partition(":")

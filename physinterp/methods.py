@@ -162,21 +162,21 @@ def make_model(name: ModelName, system: System, preset: Preset, shape: Sequence[
     """An untrained model on states of a shape (C, *S)."""
     objective = OBJECTIVES[name.objective]
     if objective in (DDPM, EDM, FlowMatching):
-        return objective(_backbone(name, system, preset, shape[0]), scale)
+        return objective(_backbone(name, system, preset, shape), scale)
     covariance = Covariance(shape[0], shape[1:], system.grid.periodic)
     if objective is ForecastDrift:
         twin = make_model(ModelName("deterministic", name.codec, name.backbone), system, preset, shape, scale)
         if not isinstance(twin, Deterministic):
             raise TypeError(f"the twin of {name} is no deterministic model")
-        return ForecastDrift(_backbone(name, system, preset, shape[0]), scale, covariance, twin)
+        return ForecastDrift(_backbone(name, system, preset, shape), scale, covariance, twin)
     return (StateDrift if objective is StateDrift else Deterministic)(
-        _backbone(name, system, preset, shape[0]), scale, covariance
+        _backbone(name, system, preset, shape), scale, covariance
     )
 
 
-def _backbone(name: ModelName, system: System, preset: Preset, channels: int) -> nn.Module:
+def _backbone(name: ModelName, system: System, preset: Preset, shape: Sequence[int]) -> nn.Module:
     """The backbone of a model; the residual network of a `ForecastDrift` starts anew, the others from their twin."""
-    networks, boundary = preset.networks, system.grid.boundary
+    networks, boundary, channels = preset.networks, system.grid.boundary, shape[0]
     keys = [name.backbone if name.codec == "identity" else f"{name.codec}-{name.backbone}", name.backbone]
     residual = name.objective == "interpolant"
     if residual:
@@ -184,6 +184,14 @@ def _backbone(name: ModelName, system: System, preset: Preset, channels: int) ->
     arguments = dict(_arguments(preset, next((k for k in keys if k in networks), name.backbone)))
     if name.backbone != "fno":  # the library's FNO is always told the place
         arguments.update(clean_channels=None if residual else channels, fixed=system.grid.fixed)
+    multiple = 1 if name.backbone == "fno" else arguments.get("patch", 1)
+    if name.backbone == "unet":
+        multiple *= 2 ** (len(arguments["widths"]) - 1)
+    if any(n % multiple for n, b in zip(shape[1:], boundary, strict=True) if b == "periodic"):
+        raise InputError(
+            f"{name}: its periodic axes have to be divisible by {multiple}, found {tuple(shape[1:])}: take another preset, "
+            "or lower `patch` or the number of `widths` in it"
+        )
     return BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
 
 

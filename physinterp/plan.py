@@ -20,11 +20,11 @@ from torch import Tensor
 from physinterp import evaluate
 from physinterp.autoencoder import Autoencoder
 from physinterp.config import Preset, home, load_benchmark
-from physinterp.data import generate, recipe
+from physinterp.data import generate, recipe, splits
 from physinterp.emulator import SampledStepper
 from physinterp.methods import ModelName, make_codec, make_model, make_sampler, method, model_name
 from physinterp.model import Model
-from physinterp.runs import Runs
+from physinterp.runs import HELD, Runs
 from physinterp.solvers import SOLVERS
 from physinterp.system import System, load_system
 from physinterp.tune import CORRELATIONS
@@ -35,8 +35,10 @@ COPIES = 6  # of the parameters in training: weights, gradient, two moments, mov
 STATES = 5  # of the states of the training split, while the statistics of their steps are taken
 SCORING = 6  # copies of one lead's forecasts in single precision that the scores take
 AT_ONCE = 2**25  # values at one lead of a forecast that are forecast and scored together
+RESIDUALS = 64  # states of which the residual is taken together, without gradients: half of what is kept with them
 BATCH = 16  # trajectories that the solver advances together
 QUICK = 2.0  # seconds
+DRAWING = 4.0  # seconds of all plots per field, and once more
 
 
 @dataclass(frozen=True)
@@ -64,13 +66,14 @@ class Plan:
     Arguments:
         system, preset: names; None is the default preset.
         seed: of the training, for what is there already.
+        data: what is trained on; None as in `Runs`.
     """
 
-    def __init__(self, system: str, preset: str | None = None, seed: int = 0) -> None:
+    def __init__(self, system: str, preset: str | None = None, seed: int = 0, data: str | None = None) -> None:
         benchmark = load_benchmark(load_system(system))
         self.preset_name = preset or benchmark.default
         self.preset: Preset = benchmark.preset(preset)
-        self.runs = Runs(load_system(system), self.preset, self.preset_name, seed)
+        self.runs = Runs(load_system(system), self.preset, self.preset_name, seed, data=data)
         self.system: System = self.runs.system
         self.rows = {name: method(name) for name in self.preset.methods}
 
@@ -131,23 +134,26 @@ class Plan:
     # sizes ---------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def trajectories(self) -> dict[str, int]:
-        """Per split."""
-        return {k: self.preset.trajectories.get(k, s.trajectories) for k, s in self.system.splits.items()}
-
-    @property
-    def frames(self) -> int:
-        """Per trajectory."""
-        return self.preset.frames or (self.system.solver.frames if self.system.solver else 0)
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Trajectories and frames per split."""
+        if self.runs.data is not None:
+            opened = {name: self.runs.open(name) for name in splits(self.runs.data, self.system)}
+            return {name: (ds.sizes["sample"], ds.sizes["time"]) for name, ds in opened.items()}
+        frames = self.preset.frames or (self.system.solver.frames if self.system.solver else 0)
+        return {k: (self.preset.trajectories.get(k, s.trajectories), frames) for k, s in self.system.splits.items()}
 
     @property
     def cases(self) -> int:
         """Initial conditions that are forecast."""
-        return self.preset.starts * self.trajectories["test"]
+        return self.preset.starts * self.sizes.get("test", self.sizes["valid"])[0]
 
-    def _states(self, *splits: str) -> int:
+    def _states(self, *names: str) -> int:
         """Bytes of all fields of some splits."""
-        return FLOAT * self._values * self.frames * sum(self.trajectories[s] for s in splits)
+        return FLOAT * self._values * sum(math.prod(self.sizes[name]) for name in names)
+
+    def _held(self, name: str) -> int:
+        """Bytes of a split in memory; a large one is read as it is needed."""
+        return size if (size := self._states(name)) <= HELD else 0
 
     @property
     def _values(self) -> int:
@@ -169,7 +175,7 @@ class Plan:
         """Bytes on disk by what takes them."""
         kept = self.preset.lead * self._values * FLOAT
         return {
-            "data": self._states(*self.trajectories),
+            "data": 0 if self.runs.data is not None else self._states(*self.sizes),
             "latents": self.latents,
             "weights": sum(FLOAT * n.parameters * (2 if n.name.startswith("deterministic") else 1) for n in self.networks),
             "results": kept * (self.cases * (self.preset.members + 1) + len(self.rows)),
@@ -177,13 +183,16 @@ class Plan:
 
     def memory(self) -> dict[str, int]:
         """Bytes of memory at most, by what takes them; training and forecasting do not happen at once."""
+        import lightning_fabric  # noqa: F401  as the training does
+
         batch = self.preset.training.batch
-        training = max((COPIES * FLOAT * n.parameters + batch * n.activations for n in self.networks), default=0)
+        states = max(batch, RESIDUALS / 2)
+        training = max((COPIES * FLOAT * n.parameters + states * n.activations for n in self.networks), default=0)
         scoring = SCORING * FLOAT * min(self._values * self.cases * self.preset.members, AT_ONCE)
         return {
             "libraries": peak_memory(),
-            "states of train and valid": STATES * self._states("train") + self._states("valid") + self.latents,
-            "training or forecasting": max(training, scoring),
+            "states of train and valid": STATES * self._held("train") + self._held("valid") + self.latents,
+            "training or forecasting": round(max(training, scoring)),
         }
 
     def seconds(self) -> dict[str, float]:
@@ -192,14 +201,15 @@ class Plan:
             "data": self._data(),
             "training": sum(n.seconds for n in self.networks),
             "calibration and forecasts": sum(self._forecasts()),
-            "scores": sum(self._scores()),
+            "scores and plots": sum(self._scores()) + DRAWING * (1 + len(self.system.fields)),
         }
 
     def _data(self) -> float:
-        if self.system.solver is None:
+        if self.runs.data is not None:
             return 0.0
         p = self.preset
-        made = recipe.plan(self.system, self.trajectories, p.shape, frames=p.frames, spin_up=p.spin_up)
+        counts = {name: count for name, (count, _) in self.sizes.items()}
+        made = recipe.plan(self.system, counts, p.shape, frames=p.frames, spin_up=p.spin_up)
         folder = home() / "data" / f"{self.system.name}-{made.key}"
         todo = [b for s in made.splits for b in recipe.batches(made, self.system, folder, s) if not b.path.is_file()]
         duration = made.spin_up + (made.frames - 1) * made.dt
@@ -208,7 +218,7 @@ class Plan:
 
     def _forecasts(self) -> Iterator[float]:
         """Seconds of each learned row: the calibration on the validation split, then the test split."""
-        valid = 2 * self.trajectories["valid"] * 2 * (1 + len(CORRELATIONS))  # two starts, two members
+        valid = 2 * self.sizes["valid"][0] * 2 * (1 + len(CORRELATIONS))  # two starts, two members
         for row in self.rows.values():
             name = model_name(row, self.preset)
             if name is None:
@@ -276,9 +286,11 @@ def _time(call: Callable[[], object]) -> float:
 
 
 def _rate(made: recipe.Recipe) -> float:
-    """Seconds per simulated time unit and trajectory, from one advance of a batch."""
+    """Seconds per simulated time unit and trajectory of a batch that has left its calm initial state."""
     arguments = {name.lower(): value for name, value in made.settings[0].items()}
     dtype = getattr(torch, made.dtype)
     solver = SOLVERS[made.solver](shape=made.shape, length=made.length, dtype=dtype, device="cpu", **arguments)
-    state = solver.advance(solver.initial(range(BATCH)), made.dt)
+    state, end = solver.initial(range(BATCH)), time.perf_counter() + QUICK
+    while time.perf_counter() < end:
+        state = solver.advance(state, made.dt)
     return _time(lambda: solver.advance(state, made.dt)) / (made.dt * BATCH)

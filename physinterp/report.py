@@ -22,7 +22,7 @@ from PIL import Image
 
 from physinterp import plot
 from physinterp.checkpoint import replacing
-from physinterp.plot.style import error_scale, label, lead_text, scale, sides
+from physinterp.plot.style import error_scale, label, lead_text, scale, sides, time_unit
 from physinterp.results import REFERENCES, Results
 from physinterp.summary import WORDS, about, summary
 from physinterp.system import System
@@ -143,7 +143,8 @@ def _table(results: Results, field: str) -> str:
     every column can be sorted by."""
     leads, found = results.leads(), results.table.sel(field=field)
     middle = leads[len(leads) // 2]
-    scores = [("VRMSE", "vrmse_mean", lead) for lead in leads] + [("CRPS", "crps", lead) for lead in leads]
+    crps = "CRPS / std" if field == MEAN else "CRPS"
+    scores = [("VRMSE", "vrmse_mean", lead) for lead in leads] + [(crps, "crps", lead) for lead in leads]
     scores += [("spread / skill", "spread_skill", middle), ("SRMSE mid", "srmse_mid", middle)]
     scores = [column for column in scores if column[1] in found["score"]]
     first = _at(found, "vrmse_mean", middle)["value"].fillna(np.inf).to_series()
@@ -262,7 +263,7 @@ def _maps(results: Results) -> dict[str, Any]:
     for name, found in fields.items():
         found["bars"] = [bars[name], any_error]
     leads = [f"{float(x):g}" for x in truth["lead_time"]]
-    return {"leads": leads, "unit": results.system.time_unit.strip("1"), "methods": list(members), "fields": fields}
+    return {"leads": leads, "unit": time_unit(results.system), "methods": list(members), "fields": fields}
 
 
 def _maps_of(
@@ -281,11 +282,16 @@ def _maps_of(
         shown[name] = list(zip(pictures, wrong, score, strict=True))
     return {
         "label": label(system, field),
-        "range": [f"{same['vmin']:.2g}", f"{same['vmax']:.2g}"],
+        "range": [_plain(same["vmin"]), _plain(same["vmax"])],
         "truth": [_picture(v, same) for v in _resampled(truth, system, shape)],
-        "error": [f"{x:.2g}" for x in limits],
+        "error": [_plain(float(x)) for x in limits],
         "methods": shown,
     }
+
+
+def _plain(value: float) -> str:
+    """A number at the end of a colour bar."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2g}"
 
 
 def _shape(system: System, count: int) -> tuple[int, int]:

@@ -26,7 +26,7 @@ from physinterp.config import home
 from physinterp.errors import InputError
 from physinterp.plan import peak_memory
 from physinterp.system import System, near
-from physinterp.table import CODEC, DEFINITIONS, MEAN, STATED, difference, join, ratio, rows, with_mean
+from physinterp.table import CODEC, DEFINITIONS, MEAN, STATED, difference, join, ratio, rows, to_xarray, with_mean
 
 FORMAT = 2  # raised when files of an earlier version can no longer be read
 PACKAGES = ("physinterp", "torch", "numpy", "xarray", "zarr", "neuraloperator", "the-well")
@@ -78,7 +78,9 @@ class Results:
         """
         found = cls(Path(folder))
         if not found.path.is_file():
-            raise InputError(f"{folder}: no results there (no scores.json); make some: physinterp benchmark --out {folder}")
+            raise InputError(
+                f"{folder}: no results there (no scores.json); make some: physinterp benchmark --system rbc --out {folder}"
+            )
         return found.load()
 
     def complete(self, weights: dict[str, Any]) -> bool:
@@ -207,17 +209,8 @@ class Results:
 
     @cached_property
     def table(self) -> xr.Dataset:
-        """`value`, `low`, `high` and `count`, dims (row, field, lead_time, score); what is lost or absent is NaN.
-
-        The coordinate `evaluations` on `row` is the number of network evaluations per physical step.
-        """
-        frame = pd.DataFrame(self.document["rows"]).rename(columns={"method": "row", "lead": "lead_time"})
-        axes = ["row", "field", "lead_time", "score"]
-        found = xr.Dataset.from_dataframe(frame.set_index(axes)[["value", "low", "high", "count"]].astype(float))
-        order = {axis: list(dict.fromkeys(frame[axis])) for axis in axes}
-        methods = self.document["methods"]
-        cost = [methods.get(m, {}).get("evaluations", 0) for m in order["row"]]
-        return found.sel(order).assign_coords(evaluations=("row", cost))
+        """All rows as `physinterp.table.to_xarray` gives them."""
+        return to_xarray(self.document["rows"], {n: r.get("evaluations", 0) for n, r in self.document["methods"].items()})
 
     def leads(self) -> list[float]:
         """The leads that the tables show: the first, the fifth and the last."""

@@ -105,6 +105,8 @@ class Runs:
         self._trained: dict[str, nn.Module] = {}
         self._reused: set[str] = set()
         self._pairs: dict[tuple[str, str], Pairs] = {}
+        if known is None and self.data is not None:
+            self._windows("train", self.open("train"))  # says now what could not be read in training
 
     @classmethod
     def of(cls, folder: Path, device: str = "cpu") -> tuple[Runs, ModelName]:
@@ -178,18 +180,22 @@ class Runs:
         """
         if (split, codec) not in self._pairs:
             ds = self.open(split)
-            about = self.stride, self.system.grid.homogeneous
-            parameters = torch.from_numpy(self.system.conditioning(ds))
-            if codec != "identity":
-                self._pairs[split, codec] = HeldPairs(self._latents(split, codec, ds), parameters, *about)
-            elif 4 * math.prod(ds.sizes.values()) * len(self.system.fields) <= HELD:
-                self._pairs[split, codec] = HeldPairs(self.stack.pack(ds), parameters, *about)
-            else:
-                whole = open_dataset(self.system, split, ds.attrs["path"])
-                frames = slice(whole.sizes["time"] - ds.sizes["time"], None)
-                windows = Windows(self.system, split, ds.attrs["path"], stride=self.stride, frames=frames)
+            windows = self._windows(split, ds) if codec == "identity" else None
+            if windows is not None:
                 self._pairs[split, codec] = WindowPairs(windows, self.stack)
+            else:
+                states = self.stack.pack(ds) if codec == "identity" else self._latents(split, codec, ds)
+                parameters = torch.from_numpy(self.system.conditioning(ds))
+                self._pairs[split, codec] = HeldPairs(states, parameters, self.stride, self.system.grid.homogeneous)
         return self._pairs[split, codec]
+
+    def _windows(self, split: str, ds: xr.Dataset) -> Windows | None:
+        """Windows of a split that is too large to be held in memory."""
+        if 4 * math.prod(ds.sizes.values()) * len(self.system.fields) <= HELD:
+            return None
+        path = ds.attrs["path"]
+        spin_up = open_dataset(self.system, split, path).sizes["time"] - ds.sizes["time"]
+        return Windows(self.system, split, path, stride=self.stride, frames=slice(spin_up, None))
 
     def _latents(self, split: str, name: str, ds: xr.Dataset) -> Tensor:
         """Encoded states (N, T, Cz, *Sz) of a split; the name of the file is the hash of the codec and the data."""

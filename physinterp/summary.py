@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp import budget
-from physinterp.plot.style import lead_text
+from physinterp.plot.style import lead_text, time_unit
 from physinterp.results import Results
 from physinterp.table import CODEC, MEAN, ratio, with_mean
 
@@ -17,7 +18,7 @@ SCORES = {"vrmse_mean": "Best single guess", "crps": "Best ensemble"}
 NAMES = {"vrmse_mean": "VRMSE of the ensemble mean", "crps": "CRPS"}
 METHODS = {  # by the beginning of a name
     "persistence": "the state does not change: what a forecast must beat",
-    "climatology": "the mean of the training data, always",
+    "climatology": "the mean of the training data, at the time of the year and day where they are dated",
     "fno": "Fourier neural operator, trained by the squared error: one forecast",
     "deterministic": "the twin: the same network as the interpolant's, trained by the squared error: one forecast",
     "deterministic-dressed": "the twin with random noise of the covariance of its error added at each step: an ensemble",
@@ -95,11 +96,12 @@ def _verdict(results: Results) -> Iterator[str]:
 
 def _setting(results: Results) -> Iterator[str]:
     d, first = results.document, next(iter(results.scores.values()))
-    leads, unit = results.all_leads(), results.system.time_unit.removeprefix("1")
+    leads, unit = results.all_leads(), time_unit(results.system)
+    blocks = "months" if re.fullmatch(r"\d{4}-\d\d", str(first["trajectory"].values[0])) else "trajectories"
     cases, trajectories = first.sizes["case"], len(set(first["trajectory"].values.tolist()))
     yield (
         f"{len(results.scores)} methods forecast {results.system.title} from {cases} initial conditions in {trajectories} "
-        f"trajectories that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g} {unit}".rstrip()
+        f"{blocks} that no training saw, over {len(leads)} leads from {leads[0]:g} to {leads[-1]:g} {unit}".rstrip()
         + f"; ensembles have {d['members']} members. Numbers here are of {_of_fields(d['headline'])}."
     )
     yield (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from physinterp import metrics
@@ -104,6 +105,23 @@ def join(*tables: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
                     f"{other[name]}; score both anew on the same cases with the same version"
                 )
     return whole
+
+
+def to_xarray(table: Sequence[Mapping[str, Any]], evaluations: Mapping[str, int] | None = None) -> xr.Dataset:
+    """Rows as arrays, for the plots.
+
+    Arguments:
+        table: of `rows` or `join`.
+        evaluations: of the network per physical step, by method; 0 where it is not said.
+    Returns:
+        `value`, `low`, `high` and `count`, dims (row, field, lead_time, score), NaN where something is lost or absent; the
+        coordinate `evaluations` on `row`.
+    """
+    frame = pd.DataFrame(list(table)).rename(columns={"method": "row", "lead": "lead_time"})
+    axes = ["row", "field", "lead_time", "score"]
+    found = xr.Dataset.from_dataframe(frame.set_index(axes)[["value", "low", "high", "count"]].astype(float))
+    order = {axis: list(dict.fromkeys(frame[axis])) for axis in axes}
+    return found.sel(order).assign_coords(evaluations=("row", [(evaluations or {}).get(m, 0) for m in order["row"]]))
 
 
 def ratio(a: xr.DataArray, b: xr.DataArray) -> dict[str, float]:

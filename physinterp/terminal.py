@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
+import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
 from physinterp.results import Results
 from physinterp.summary import summary
-from physinterp.table import CODEC, MEAN
-
-Values = dict[tuple[str, str, float, str], dict[str, Any]]
+from physinterp.table import MEAN
 
 
 def show(results: Results, console: Console) -> None:
@@ -28,19 +29,15 @@ def show(results: Results, console: Console) -> None:
 
 def tables(results: Results) -> list[Table]:
     """Errors, then what concerns ensembles, spectra and cost; both for the mean of the headline fields."""
-    values = {(r["method"], r["field"], r["lead"], r["score"]): r for r in results.document["rows"]}
+    values = results.table.sel(field=MEAN)
     return [_errors(results, values), _others(results, values), *_ratios(results)]
 
 
-def _names(results: Results) -> list[str]:
-    return list(dict.fromkeys(r["method"] for r in results.document["rows"]))
-
-
-def _errors(results: Results, values: Values) -> Table:
-    d, leads, names = results.document, results.leads(), _names(results)
+def _errors(results: Results, values: xr.Dataset) -> Table:
+    d, leads = results.document, results.leads()
     title = (
         f"{d['system']}, preset {d['preset_name']}, {d['data']} data, split {d['split']}: mean of "
-        f"{', '.join(d['headline'])}; 95 % intervals over {next(iter(values.values()))['count']} initial conditions"
+        f"{', '.join(d['headline'])}; 95 % intervals over {d['rows'][0]['count']} initial conditions"
     )
     table = Table(title=title, title_justify="left")
     columns = [("vrmse_mean", "VRMSE, ensemble mean", lead) for lead in leads]
@@ -49,13 +46,19 @@ def _errors(results: Results, values: Values) -> Table:
     table.add_column("method", no_wrap=True)
     for _, label, lead in columns:
         table.add_column(f"{label}\nlead {lead:g}", justify="right", no_wrap=True)
-    best = {(score, lead): _best(values, names, score, lead) for score, _, lead in columns}
-    for name in names:
-        table.add_row(name, *(_cell(values.get((name, MEAN, lead, score)), best[score, lead]) for score, _, lead in columns))
+    each = [values.sel(score=score).sel(lead_time=lead, method="nearest") for score, _, lead in columns]
+    lowest = [float(column["value"].sel(row=list(results.scores)).min()) for column in each]
+    for name in map(str, values["row"].values):
+        cells = []
+        for column, best in zip(each, lowest, strict=True):
+            row = column.sel(row=name)
+            text = _cell({k: row[k].item() for k in ("value", "low", "high")})
+            cells.append(f"[bold]{text}[/bold]" if float(row["value"]) == best else text)
+        table.add_row(name, *cells)
     return table
 
 
-def _others(results: Results, values: Values) -> Table:
+def _others(results: Results, values: xr.Dataset) -> Table:
     leads = results.leads()
     middle = leads[1 % len(leads)]
     table = Table()
@@ -65,14 +68,19 @@ def _others(results: Results, values: Values) -> Table:
     labels = [spread, bands, "noise: temperature,\ncorrelation of steps", "evaluations\nper step", "ms\nper step"]
     for label in [*labels, "parameters", "training\nsteps", "training\ns"]:
         table.add_column(label, justify="right")
-    for name in _names(results):
+
+    def plain(name: str, lead: float, *scores: str) -> list[str]:
+        at = values["value"].sel(row=name).sel(lead_time=lead, method="nearest")
+        found = [float(at.sel(score=score)) for score in scores if score in at["score"]]
+        return ["-" if math.isnan(value) else f"{value:.2g}" for value in found]
+
+    for name in map(str, values["row"].values):
         record = results.document["methods"].get(name, {})
-        ratios = [_plain(values.get((name, MEAN, lead, "spread_skill"))) for lead in leads]
-        srmse = [_plain(values.get((name, MEAN, middle, f"srmse_{b}"))) for b in ("low", "mid", "high")]
+        ratios = [text for lead in leads for text in plain(name, lead, "spread_skill")]
         table.add_row(
             name,
-            ", ".join(ratios) if any(r != "-" for r in ratios) else "-",
-            ", ".join(srmse),
+            ", ".join(ratios) if set(ratios) - {"-"} else "-",
+            ", ".join(plain(name, middle, "srmse_low", "srmse_mid", "srmse_high")),
             f"{record['temperature']:.2f}, {record['correlation']:g}" if "temperature" in record else "-",
             str(record.get("evaluations", "-")),
             f"{1e3 * record['seconds_per_step']:.1f}" if "evaluations" in record else "-",
@@ -86,41 +94,24 @@ def _others(results: Results, values: Values) -> Table:
 def _ratios(results: Results) -> list[Table]:
     """Scores over those of the deterministic forecasts, one table for each of them."""
     comparisons, leads = results.document["comparisons"], results.leads()[:2]
-    found = {(c["method"], c["over"], c["score"], c["lead"]): c for c in comparisons}
+    found = {(c["over"], c["score"], c["lead"], c["method"]): c for c in comparisons}
     labels = {"vrmse_mean": "VRMSE", "crps": "CRPS or MAE"}
     made = []
     for over in dict.fromkeys(c["over"] for c in comparisons):
-        table = Table(
-            title=f"over the row {over}, on the same initial conditions; 95 % paired intervals", title_justify="left"
-        )
-        table.add_column("method", no_wrap=True)
+        title = f"over the row {over}, on the same initial conditions; 95 % paired intervals"
+        table = Table("method", title=title, title_justify="left")
         columns = [(over, score, lead) for score in labels for lead in leads]
         for _, score, lead in columns:
             table.add_column(f"{labels[score]}\nlead {lead:g}", justify="right", no_wrap=True)
-        for name in _names(results):
-            if (name, *columns[0]) in found:
-                table.add_row(name, *(_cell(found.get((name, *c)), None, 3) for c in columns))
+        for name in dict.fromkeys(c["method"] for c in comparisons if c["over"] == over):
+            table.add_row(name, *(_cell(found[*column, name], 3) for column in columns))
         made.append(table)
     return made
 
 
-def _best(values: Values, names: list[str], score: str, lead: float) -> str | None:
-    """The row with the smallest score, codecs alone left out."""
-    found = {n: values.get((n, MEAN, lead, score), {}).get("value") for n in names if not n.startswith(CODEC)}
-    known = {n: v for n, v in found.items() if v is not None}
-    return min(known, key=lambda n: known[n]) if known else None
-
-
-def _plain(row: dict[str, Any] | None) -> str:
-    return "-" if row is None or row["value"] is None else f"{row['value']:.2g}"
-
-
-def _cell(row: dict[str, Any] | None, best: str | None, digits: int = 4) -> str:
-    if row is None:
-        return "-"
-    if row["value"] is None:
+def _cell(row: Mapping[str, Any], digits: int = 4) -> str:
+    """A value and its interval; what is not finite is None in the file."""
+    value, low, high = (math.nan if row[k] is None else row[k] for k in ("value", "low", "high"))
+    if math.isnan(value):
         return "lost"
-    text = f"{row['value']:.{digits}f}"
-    if row["low"] is not None:
-        text += f"\n{row['low']:.{digits}f}-{row['high']:.{digits}f}"
-    return f"[bold]{text}[/bold]" if row["method"] == best else text
+    return f"{value:.{digits}f}" + ("" if math.isnan(low) else f"\n{low:.{digits}f}-{high:.{digits}f}")

@@ -115,6 +115,7 @@ class Trainer:
         self.plan, self.seed, self.folder, self.decay = plan, seed, folder, 1.0
         from lightning_fabric import Fabric  # takes seconds to import, and only training needs it
 
+        self.waited = self.spent = 0.0  # seconds, for batches and in all
         self.fabric = Fabric(accelerator=device, devices=1, precision=plan.precision)
 
     def fit(
@@ -138,7 +139,8 @@ class Trainer:
             until: stop at this share; the next call goes on from the state in the folder, also when it is
                 complete, until what was trained has been saved elsewhere.
         Returns:
-            Record: steps, seconds, learning_rate, valid_loss, and the losses of the search.
+            Record: steps, seconds, learning_rate, valid_loss, the losses of the search, and the share of its time that it
+            waited for batches.
         Raises:
             FloatingPointError: the loss is not finite.
         """
@@ -148,6 +150,7 @@ class Trainer:
         model.to(self.fabric.device)
         rates = self.plan.learning_rates
         search: dict[str, float] = {}
+        self.waited = self.spent = 0.0
         console = Console(stderr=True)
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             bar = progress.add_task(label, total=1.0)
@@ -171,6 +174,7 @@ class Trainer:
             **({"search": search} if search else {}),
             "valid_loss": self.validate(model, valid),
             "pairs": len(train),
+            "waiting": round(self.waited / max(self.spent, 1e-9), 4),
         }
 
     def _search(self, model: nn.Module, train: Pairs, valid: Pairs, budget: float, tick: Any) -> tuple[_Run, dict]:
@@ -231,7 +235,8 @@ class Trainer:
                 decay = min(plan.average, (1 + run.step) / (10 + run.step))
                 parameters = dict(run.model.named_parameters())
                 torch._foreach_lerp_(list(run.average.values()), [parameters[k].detach() for k in run.average], 1 - decay)
-                run.elapsed = time.perf_counter() - begun
+                now = time.perf_counter() - begun
+                self.spent, run.elapsed = self.spent + now - run.elapsed, now
                 if run.step % 10 == 1:
                     row = {"step": run.step, "seconds": round(run.elapsed, 2), "used": round(p, 4)}
                     row |= {"learning_rate": rate, "candidate": run.rate, "loss": loss.item(), "gradient_norm": norm.item()}
@@ -254,7 +259,9 @@ class Trainer:
         generator: torch.Generator,
         homogeneous: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
+        asked = time.perf_counter()
         x0, x1, cond = _to(batch(), self.fabric.device)
+        self.waited += time.perf_counter() - asked
         for axis in homogeneous:
             shift = int(torch.randint(x0.shape[axis], (), generator=generator))
             x0, x1 = x0.roll(shift, axis), x1.roll(shift, axis)

@@ -42,7 +42,7 @@ LOGGER = logging.getLogger(__name__)
 VERSION = 1  # raised when calibrations of the same weights change
 CORRELATIONS = (0.0, 0.5, 0.8)  # candidates
 TEMPERATURES = (0.25, 4.0)  # bounds
-CASES = 16  # initial conditions at least, where the trajectories are long enough
+CASES = 16
 
 
 class Unusable(InputError):
@@ -73,13 +73,14 @@ class Validation:
         name: the model.
         headline: fields that count.
         leads: how far to roll out; cut where the trajectories are shorter.
-        starts: initial conditions per trajectory at least; more where there are few trajectories.
+        starts: initial conditions per trajectory; at least CASES in all of data that no solver made.
     """
 
     def __init__(self, runs: Runs, name: ModelName, headline: Sequence[str], leads: int, starts: int = 2) -> None:
         self.runs, self.name, self.headline = runs, name, tuple(headline)
         ds = runs.open("valid")
-        starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
+        if runs.data is not None:
+            starts = max(starts, math.ceil(CASES / ds.sizes["sample"]))
         self.leads = min(leads, (ds.sizes["time"] - 1) // runs.stride)
         self.cases = ev.cases(ds, runs.stride, self.leads, starts, runs.preset.step)
 

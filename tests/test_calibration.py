@@ -199,6 +199,21 @@ def test_a_channel_without_residual_gets_no_noise(shape, periodic):
     assert float(noise[:, 0].abs().max()) < 1e-11 and float(noise[:, 1].std()) > 1
 
 
+def test_fewer_residuals_than_points():
+    """Of an area between walls: the same operator as from the whole matrix, which is not written down."""
+    residuals = torch.randn(40, 2, 6, 8, generator=torch.Generator().manual_seed(3)).double().cumsum(-1)
+    found = Covariance(2, (6, 8), ()).double()
+    found.fit(residuals, torch.ones(2, 1, 1).double())
+    flat = residuals.flatten(1)
+    values, vectors = torch.linalg.eigh(flat.T @ flat / 40)
+    torch.testing.assert_close(found.values[0], values[-EIGENVECTORS:])
+    torch.testing.assert_close(found.rest[0], values[:-EIGENVECTORS].mean())
+    x = torch.randn(3, 2, 6, 8, generator=torch.Generator().manual_seed(4)).double()
+    kept = torch.cat([values[:-EIGENVECTORS].mean().expand(96 - EIGENVECTORS), values[-EIGENVECTORS:]])
+    expected = (x.flatten(1) @ vectors * kept) @ vectors.T
+    torch.testing.assert_close(found.apply(lambda v: v, x).flatten(1), expected)
+
+
 def test_few_residuals_span_few_directions():
     covariance = Covariance(2, (6, 3), (-2,), 1000).double()
     covariance.fit(residuals((6, 3), (-2,), n=2))

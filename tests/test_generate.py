@@ -21,7 +21,7 @@ from physinterp.solvers.kolmogorov import KolmogorovFlow
 from physinterp.system import load_system
 
 KOLMOGOROV, RBC = load_system("kolmogorov"), load_system("rbc")
-SMALL = {"shape": (16, 16), "frames": 4, "spin_up": 1.5, "batch": 2, "progress": False}
+SMALL = {"shape": (16, 16), "frames": 4, "spin_up": 1.5, "batch": 2}
 COUNTS = {"train": 3, "valid": 1}
 
 
@@ -128,7 +128,7 @@ def test_a_batch_in_progress_is_kept_now_and_then(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", -1.0)
     saved = []
     save = module._save
-    monkeypatch.setattr(module, "_save", lambda *args: saved.append(args[2][0]) or save(*args))
+    monkeypatch.setattr(module, "_save", lambda *args: saved.append(args[1][0]) or save(*args))
     generate(KOLMOGOROV, tmp_path, {"train": 1}, **SMALL)
     assert saved == [1, 2, 3, 4, 5]
 
@@ -152,7 +152,7 @@ def test_open_dataset_makes_the_split_that_is_asked_for(home):
 
 def test_combinations_of_parameters(home):
     values = {"Rayleigh": [1e4, 2e4], "Prandtl": 0.5}
-    folder = generate(RBC, splits={"train": 1}, shape=(16, 8), frames=2, spin_up=0.25, parameters=values, progress=False)
+    folder = generate(RBC, splits={"train": 1}, shape=(16, 8), frames=2, spin_up=0.25, parameters=values)
     names = sorted(p.name for p in folder.rglob("*.hdf5"))
     assert names == ["rbc_Rayleigh_1e4_Prandtl_0.5_00.hdf5", "rbc_Rayleigh_2e4_Prandtl_0.5_00.hdf5"]
     ds = open_dataset(RBC.with_grid((16, 8)), "train", folder)
@@ -175,7 +175,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
         generate(KOLMOGOROV, tmp_path, COUNTS, **SMALL)
     assert not list(tmp_path.rglob("*.hdf5"))
     with pytest.raises(InputError, match="no space left"):
-        generate(KOLMOGOROV, tmp_path / "b", {"train": 10**5}, frames=10**5, progress=False)
+        generate(KOLMOGOROV, tmp_path / "b", {"train": 10**5}, frames=10**5)
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path):
@@ -209,4 +209,4 @@ def test_divergence_is_reported():
     unstable = {"viscosity": 1e-9, "cfl": 1e9, "max_step": 1e9}
     system = KOLMOGOROV.model_copy(update={"solver": KOLMOGOROV.solver.model_copy(update={"defaults": unstable})})
     with pytest.raises(FloatingPointError, match="lower cfl"):
-        generate(system, splits={"train": 1}, shape=(64, 64), frames=3, spin_up=60.0, progress=False)
+        generate(system, splits={"train": 1}, shape=(64, 64), frames=3, spin_up=60.0)

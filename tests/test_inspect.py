@@ -11,8 +11,8 @@ from server import serving
 from test_array import CARD, VALUES
 from test_data import APEBENCH, RBC, WELL, arrays, needs_shared, write_well
 
-from physinterp.data import well
-from physinterp.data.inspect import fitted, inspect
+from physinterp.data import fitted, well
+from physinterp.data.inspect import inspect
 from physinterp.errors import InputError
 from physinterp.system import load_system
 
@@ -58,14 +58,14 @@ def test_own_arrays_get_a_card_to_begin_with(tmp_path):
     np.save(path, VALUES)
     report = inspect(path)
     assert report.found["format"] == "array" and report.found["arrays in my data.npy"] == "array 3x9x6x4x2 float32"
-    assert report.wrong[0].startswith("no card fits; write one")
+    assert report.wrong[-1].startswith("no card fits: write one")
     (tmp_path / "card.yaml").write_text(report.use[0].partition("\n")[2])
     assert len(report.use[0].splitlines()) == 1 + 5
     system = load_system(tmp_path)
     assert system.grid.shape == (6, 4) and len(system.fields) == 2
     again = inspect(path, system)
     assert not again.wrong and again.use[0] == "open it as my data with the adapter array"
-    assert any("any split that is asked for" in line for line in again.use)
+    assert any("to train on it, name the splits" in line for line in again.use)
 
 
 def broken(path: Path) -> None:

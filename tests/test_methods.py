@@ -91,13 +91,28 @@ def test_every_row_can_be_built_from_the_preset_tiny(system, name):
     assert out.shape == x.shape and bool(torch.isfinite(out).all())
 
 
-@pytest.mark.parametrize("system", ["kolmogorov", "rbc"])
+@pytest.mark.parametrize("system", ["kolmogorov", "rbc", "natlantic", "era5"])
 def test_every_preset_names_rows_and_samplers_that_exist(system):
     for size, preset in load_benchmark(load_system(system)).presets.items():
         rows = [method(name) for name in preset.methods]
         others = set() if size == "demo" else {"deterministic-dressed", "si-cal"}
         assert {"deterministic", "si-e", "si-em", *others} <= set(preset.methods)
         assert set(preset.steps) <= {row.sampler for row in rows}
+
+
+@pytest.mark.parametrize("system", ["natlantic", "era5", "era5_13levels"])
+@pytest.mark.parametrize("size", ["tiny", "quick"])
+def test_networks_of_weather(system, size):
+    """Every row of a preset fits the grid, also those of `default.yaml`; the step is that of the card."""
+    card = load_system(system)
+    found = load_benchmark(card)
+    preset, shape = found.preset(size), (len(card.fields), *card.grid.shape)
+    assert preset.step == card.dt and set(found.headline) <= set(card.field_names)
+    x, cond, s = torch.randn(1, *shape), Conditioning(torch.zeros(1, 0)), torch.zeros(1)
+    for what in {model_name(method(name), preset) for name in preset.methods} - {None}:
+        model = make_model(what, card, preset, shape, torch.ones(shape[0])).eval()
+        with torch.no_grad():
+            assert model.backbone(torch.cat([x, x], 1), s, cond).shape == x.shape
 
 
 def test_rows_that_share_a_model():

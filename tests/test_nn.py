@@ -158,3 +158,14 @@ def test_bfloat16_is_finite_and_close(make: Make) -> None:
     exact = net(x, s, NONE)
     assert (y.float() - exact).abs().max() < 0.05 * exact.abs().max()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+@BACKBONES
+def test_walls_of_any_length(make: Make) -> None:
+    """An axis between walls is continued to what the network needs, and cut again; where it fits, nothing is added."""
+    net, s = shake(make(WALL)), torch.zeros(3)
+    assert net(torch.randn(3, 4, 8, 7), s, NONE).shape == (3, 2, 8, 7)
+    x = torch.randn(3, 4, 8, 8)
+    assert torch.equal(net(torch.cat([x, x[..., -1:]], -1)[..., :8], s, NONE), net(x, s, NONE))
+    longer = net(torch.cat([x[..., :7], x[..., 6:7]], -1), s, NONE)
+    assert torch.equal(net(x[..., :7], s, NONE), longer[..., :7])

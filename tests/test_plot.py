@@ -22,9 +22,11 @@ from toy import KOLMOGOROV, RBC, dataset
 
 from physinterp import budget, plot
 from physinterp.errors import InputError
+from physinterp.evaluate import compare
 from physinterp.plot import style
 from physinterp.results import PLOTS, Choice, Results
 from physinterp.system import load_system
+from physinterp.table import rows, to_xarray
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,27 @@ def test_spread_and_error_share_a_scale(found, drawn):
     deviation = np.asarray(figure.axes[4].collections[0].get_array()).ravel()
     assert len(limits) == 1 and next(iter(limits))[0] == 0
     np.testing.assert_allclose(deviation, u.transpose("member", "y", "x").values.std(0, ddof=1).ravel(), rtol=1e-4)
+
+
+def test_plots_of_ones_own_forecasts():
+    """In a notebook, without the results of a benchmark."""
+    u = dataset(SYSTEM, 4, 3).rename(time="lead_time").isel(lead_time=slice(1, None))
+    v = u.map(lambda x: 1.2 * x if x.name in SYSTEM.field_names else x)
+    ensemble = xr.concat([v, 1.1 * u[list(SYSTEM.field_names)]], "member", data_vars="all", join="exact", coords="minimal")
+    scores = compare(ensemble, u, SYSTEM)
+    table = to_xarray(rows("mine", scores, SYSTEM.field_names), {"mine": 3})
+    assert table["evaluations"].item() == 3 and table.sizes["lead_time"] == 2
+    first = {"sample": 0, "member": 0}
+    for figure in (
+        plot.error_growth(table, SYSTEM, "crps"),
+        plot.accuracy(table, SYSTEM, 0.5),
+        plot.pareto(table, SYSTEM, 0.5),
+        plot.spectra({"mine": scores}, SYSTEM, 0.5),
+        plot.rank_histogram({"mine": scores}, SYSTEM, 0.5),
+        plot.panels(ensemble.isel(first), u.isel(sample=0), SYSTEM, "buoyancy", "mine"),
+        plot.spread(ensemble.isel(sample=0), u.isel(sample=0), SYSTEM, "buoyancy", 0.5, "mine"),
+    ):
+        assert picture(figure).std() > 0.03
 
 
 def test_the_parts_of_the_error_add_up(found):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -137,6 +140,15 @@ def test_the_season():
     assert Season(truth(hours).float().split(100), daily).periods == season.periods[:1]
 
 
+@needs_shared
+def test_a_large_record_has_to_be_converted_first(short, tmp_path, monkeypatch):
+    """Said at once, not after the statistics."""
+    monkeypatch.setattr(runs, "HELD", 0)
+    monkeypatch.setattr(runs, "statistics", lambda *a: pytest.fail("too late"))
+    with pytest.raises(InputError, match=r"windows are read from a local copy of such data: physinterp data convert"):
+        run(Options("natlantic", data=NATLANTIC, out=tmp_path / "out"))
+
+
 # files of other programs -------------------------------------------------------------------------------------------
 
 
@@ -236,3 +248,53 @@ def test_pairs_from_files_are_those_from_memory(fresh_home, tmp_path, monkeypatc
     assert weights[0].keys() == weights[1].keys()
     for key, value in weights[0].items():  # the scale of the loss is the only difference
         torch.testing.assert_close(value, weights[1][key], rtol=0.05, atol=0.05)
+
+
+MEMORY = """
+import resource, sys
+import dask, numpy as np, torch
+from lightning_fabric import Fabric
+from physinterp import runs
+from physinterp.config import Training, load_benchmark
+from physinterp.methods import ModelName
+from physinterp.system import load_system
+card, path = load_system(sys.argv[1]), sys.argv[2]
+networks = {"unet": {"widths": [4]}, "dcae": {"latent_channels": 1, "widths": [4], "patch": 4}, "dcae-unet": {"widths": [4]}}
+update = {"networks": networks, "training": Training(steps=4, batch=2)}
+preset = load_benchmark(card).preset("tiny").model_copy(update=update)
+runs.HELD = 2**26
+made = runs.Runs(card, preset, "big", data=path)
+torch.ones(4, 4).mm(torch.ones(4, 4))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 450_000_000,) * 2)
+try:
+    np.ones(made.open("train").nbytes // 4, dtype=np.float32)
+    sys.exit("the limit does not hold")
+except MemoryError:
+    pass
+with dask.config.set(scheduler="synchronous"):
+    assert type(made.pairs("train", "identity")).__name__ == "WindowPairs"
+    for codec in ("identity", "dcae"):
+        made.model(ModelName("deterministic", codec, "unet"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_training_on_data_larger_than_memory(fresh_home, tmp_path):
+    """Pixels and latents: 0.6 GB (zeros that take no disk) under a limit of 0.45 GB more than what the imports take."""
+    (tmp_path / "card.yaml").write_text(
+        "name: big\nadapter: array\nfields: [{name: u}]\ngrid: {axes: [{name: y, size: 128, start: 0, length: 1, boundary: "
+        "wall}, {name: x, size: 128, start: 0, length: 1, boundary: periodic}]}\ndt: 1\n"
+    )
+    kind = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    kind.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    kind.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for split, count in (("train", 45), ("valid", 1)):
+            group, space = file.create_group(split), h5py.h5s.create_simple((count, 200, 128, 128))
+            h5py.h5d.create(group.id, b"u", h5py.h5t.NATIVE_FLOAT, space, kind)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path / "card.yaml"), str(tmp_path / "a.h5")],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]

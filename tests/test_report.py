@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -168,7 +171,7 @@ def damage(folder: Path, what: str) -> None:
 
 
 DAMAGE = {
-    "nothing there": "no results there (no scores.json); make some: physinterp benchmark --out",
+    "nothing there": "no results there (no scores.json); make some: physinterp benchmark --system rbc --out",
     "no JSON": "scores.json is damaged",
     "older": "scores.json: expected results of format 2, found an older one: run the benchmark again",
     "newer": "expected results of format 2, found 99",
@@ -438,6 +441,36 @@ def test_report(command, copy, tmp_path, without_plots):
     )
 
 
+@pytest.mark.parametrize("name", ["report", "plot", "plan", "demo"])
+def test_ctrl_c(command, copy, monkeypatch, name, fresh_home):
+    """One line and 130; no page and no plot that is half written."""
+
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    for target in ((report, "_figures"), (plot, "save"), (Plan, "__init__"), (benchmark, "run")):
+        monkeypatch.setattr(*target, stop)
+    before = sorted(p.name for p in copy.iterdir())
+    arguments = {"report": [copy], "plot": [copy, "error"], "plan": ["--system", "rbc"], "demo": ["--out", copy]}[name]
+    code, out, lines = command(name, *arguments)
+    assert (code, out, [x for x in lines if x]) == (130, "", [
+        "interrupted: what is finished is kept, and the same command goes on from there"])  # fmt: skip
+    assert sorted(p.name for p in copy.iterdir()) == before
+
+
+def test_a_full_disk(command, copy, monkeypatch, without_plots):
+    """The page that was there stays."""
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (copy / "report.html").write_text("the page of an earlier run")
+    monkeypatch.setattr(Path, "write_text", full)
+    code, out, lines = command("report", copy)
+    assert code == 2 and not out and len(lines) == 1 and "no space left to write" in lines[0] and "report.html" in lines[0]
+    assert (copy / "report.html").read_text() == "the page of an earlier run"
+
+
 def test_demo(command, copy, monkeypatch, tmp_path, without_plots):
     """The loop itself is that of the benchmark; here what it is asked, and the page."""
     asked = []
@@ -498,6 +531,23 @@ def test_what_is_there_costs_nothing(fresh_home, monkeypatch):
     assert digest(folder / "weights.safetensors")
     edm = next(n for n in made.networks if n.name == "edm-identity-unet")
     assert edm.ready and edm.seconds == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["kolmogorov", "rbc"])
+def test_the_memory_of_a_run_is_that_of_its_plan(tmp_path, system):
+    """Within 20 %; each in a process of its own."""
+    environment = os.environ | {"PHYSINTERP_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-c", "from physinterp.cli import main; main()", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=600).stdout
+
+    line = next(x for x in run("plan", "--system", system, "--preset", "tiny").splitlines() if "memory, at most" in x)
+    planned = 1e6 * float(line.split("│")[-2].replace("MB", "").replace(",", ""))
+    run("benchmark", "--system", system, "--preset", "tiny", "--out", str(tmp_path / "out"))
+    used = json.loads((tmp_path / "out" / "scores.json").read_text())["peak_memory"]
+    assert planned == pytest.approx(used, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from physinterp.system import System, load_system
 NAME = ModelName("interpolant", "identity", "unet")
 
 
-def model(card: System) -> None:
+def model(card: System, data: Path) -> None:
     """Random weights, kept as those of a training."""
     preset = PRESET.model_copy(update={"step": card.dt})
-    runs = Runs(card, preset, "toy", known=statistics(card))
+    runs = Runs(card, preset, "toy", known=statistics(card), data=None if card.solver else str(data))
     network = runs._untrained(NAME, measured=False)
     noise = torch.randn(40, len(card.fields), *card.grid.shape, generator=torch.Generator().manual_seed(0))
     network.covariance.fit(0.3 * (noise + noise.roll(1, -2)))
@@ -64,7 +64,7 @@ def of_dates(card: System, folder: Path) -> Path:
 def test_three_lines(name, shape, write, tmp_path, fresh_home):
     system = load_system(name).with_grid(shape)
     data, out = write(system, tmp_path), tmp_path / "forecast.zarr"
-    model(system)
+    model(system, data)
 
     emulator = physinterp.load(name)
     states = physinterp.open_dataset(system, "test", data).isel(time=0)

@@ -148,6 +148,18 @@ def test_the_log(tmp_path):
     assert rows[0]["learning_rate"] < rows[1]["learning_rate"] > rows[2]["learning_rate"] > 0
 
 
+def test_the_share_of_waiting_is_noted(tmp_path):
+    class Slow(HeldPairs):
+        def select(self, index):
+            time.sleep(0.02)
+            return super().select(index)
+
+    slow = Slow(TRAIN.states, TRAIN.parameters, TRAIN.stride)
+    record = Trainer(plan(steps=8), 0, tmp_path / "a").fit(Toy(), slow, VALID, 1.0, "toy")
+    assert 0.2 < record["waiting"] <= 1 and record["waiting"] * record["seconds"] >= 0.1
+    assert Trainer(plan(steps=8), 0, tmp_path / "b").fit(Toy(), TRAIN, VALID, 1.0, "toy")["waiting"] < record["waiting"]
+
+
 def test_a_loss_that_is_not_finite(tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss is nan at step 4, learning rate .*: lower it"):
         fit(tmp_path, Toy(broken=5))

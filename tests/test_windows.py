@@ -192,12 +192,6 @@ def test_speed(tmp_path):
         assert max(shares) >= 0.7, (data, shares)
 
 
-def test_waiting(root):
-    windows = Windows(RBC, "train", root)
-    share, work = bench.waiting(windows, lambda batch: torch.ones(400, 400).mm(torch.ones(400, 400)).sum().item(), 0.1)
-    assert 0 <= share < 1 and work > 0
-
-
 MEMORY = """
 import resource, sys
 import dask, numpy as np

@@ -1,16 +1,15 @@
-"""How fast windows come from their files, and how long a trainer waits for them."""
+"""How fast windows come from their files."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from physinterp.data.containers import ZarrArray
-from physinterp.data.windows import Batch, PartOfWindow, Windows
+from physinterp.data.windows import PartOfWindow, Windows
 
 
 @dataclass(frozen=True)
@@ -46,27 +45,6 @@ def rates(windows: Windows, seconds: float = 2.0) -> tuple[Rate, Rate]:
     size = 4 * windows.length * len(windows.names) * int(np.prod(windows.system.grid.shape))
     bare, ours = (batches * windows.batch / s for s in spent)
     return Rate(bare, bare * size / 1e6), Rate(ours, ours * size / 1e6)
-
-
-def waiting(windows: Windows, work: Callable[[Batch], None], seconds: float = 5.0) -> tuple[float, float]:
-    """Share of its time that a trainer waits for batches, and seconds of its work per batch.
-
-    Arguments:
-        windows: read ahead while the trainer works.
-        work: what the trainer does with a batch.
-        seconds: how long to look.
-    """
-    stream = iter(windows)
-    work(next(stream))
-    waited, batches, begun = 0.0, 0, time.perf_counter()
-    while (total := time.perf_counter() - begun) < seconds or not batches:
-        asked = time.perf_counter()
-        batch = next(stream)
-        waited += time.perf_counter() - asked
-        work(batch)
-        batches += 1
-    stream.close()  # type: ignore[attr-defined]
-    return waited / total, (total - waited) / batches
 
 
 def _bare(windows: Windows, step: int, handles: dict[PartOfWindow, Any]) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from physinterp.checkpoint import fingerprint, load_json
+from physinterp.checkpoint import fingerprint, load_json, save_json
 from physinterp.data.remote import Store, location
 from physinterp.errors import InputError
 
@@ -61,9 +60,7 @@ def note(path: Path, temporary: Path, digest: str | None = None) -> None:
     stat = temporary.stat()
     entry = {"sha256": digest or sha256(temporary), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
     known = notes(root) | {path.relative_to(root).as_posix(): entry}
-    beside = root / f".checksums.{os.getpid()}.tmp"
-    beside.write_text(json.dumps(known, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(beside, root / NAME)
+    save_json(known, root / NAME)
 
 
 def notes(root: Path) -> dict[str, Any]:

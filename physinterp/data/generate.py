@@ -15,7 +15,6 @@ import errno
 import json
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,11 +27,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
-from physinterp.checkpoint import load_json
+from physinterp.checkpoint import load_json, load_tensors, save_json, save_tensors
 from physinterp.config import home
 from physinterp.data import well
 from physinterp.data.recipe import Batch, Recipe, batches, plan
@@ -64,7 +62,6 @@ def generate(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float64,
     only: Sequence[str] | None = None,
-    progress: bool = True,
 ) -> Path:
     """Make the data of a system with its embedded solver, or find them where they are complete.
 
@@ -82,7 +79,6 @@ def generate(
         device: where the solver runs; no part of the key.
         dtype: of the solver; files are float32.
         only: make these splits now and leave the others for later.
-        progress: show a progress bar on a terminal.
     Returns:
         The folder.
     Raises:
@@ -103,7 +99,8 @@ def generate(
     with _room(folder):
         _claim(folder, recipe, todo, len(system.fields))
         started, simulated = time.monotonic(), 0.0
-        with Progress(console=Console(stderr=True), disable=not (progress and Console(stderr=True).is_terminal)) as bar:
+        console = Console(stderr=True)
+        with Progress(console=console, disable=not console.is_terminal) as bar:
             duration = recipe.spin_up + (recipe.frames - 1) * recipe.dt
             task = bar.add_task(f"{system.name} data", total=duration * sum(len(b.seeds) for b in todo))
             for item in todo:
@@ -138,7 +135,7 @@ def _make(
     # the first `warm` advances are the spin-up; frame i is the output after `warm` + i advances
     warm = math.ceil(recipe.spin_up - 1e-9)
     lengths = [recipe.spin_up / max(warm, 1)] * warm + [recipe.dt] * (recipe.frames - 1)
-    position, frames = _restore(batch, recipe, solver, device)
+    position, frames = _restore(batch, solver, device)
     begun, saved = position[0], time.monotonic()
     report(sum(lengths[:begun]) * len(batch.seeds))
     try:
@@ -149,10 +146,10 @@ def _make(
             position = (step + 1, solver.advance(position[1], lengths[step]))
             report(lengths[step] * len(batch.seeds))
             if time.monotonic() - saved > PATIENCE:
-                _save(batch, recipe, position, frames)
+                _save(batch, position, frames)
                 saved = time.monotonic()
     except BaseException:
-        _save(batch, recipe, position, frames)
+        _save(batch, position, frames)
         raise
     frames.append(_frame(solver, position[1]))
     values = torch.stack(frames, 1).numpy()
@@ -169,34 +166,21 @@ def _frame(solver: Solver, state: dict[str, Tensor]) -> Tensor:
     return solver.output(state).to("cpu", torch.float32)
 
 
-def _save(batch: Batch, recipe: Recipe, position: Position, frames: list[Tensor]) -> None:
-    """Write state and frames beside, then rename."""
+def _save(batch: Batch, position: Position, frames: list[Tensor]) -> None:
     step, state = position
-    tensors = {f"state.{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-    if frames:
-        tensors["frames"] = torch.stack(frames)
-    batch.partial.parent.mkdir(parents=True, exist_ok=True)
-    temporary = batch.partial.with_name(f".{batch.partial.name}.{os.getpid()}.tmp")
-    try:
-        save_file(tensors, temporary, {"key": recipe.key, "step": str(step)})
-        os.replace(temporary, batch.partial)
-    finally:
-        temporary.unlink(missing_ok=True)
+    tensors = {f"state.{name}": value for name, value in state.items()} | {"step": torch.tensor(step)}
+    save_tensors(tensors | ({"frames": torch.stack(frames)} if frames else {}), batch.partial)
 
 
-def _restore(batch: Batch, recipe: Recipe, solver: Solver, device: str | torch.device) -> tuple[Position, list[Tensor]]:
+def _restore(batch: Batch, solver: Solver, device: str | torch.device) -> tuple[Position, list[Tensor]]:
     """Position and frames of a batch in progress, or its initial condition."""
     if batch.partial.is_file():
         try:
-            with safe_open(batch.partial, "pt") as file:
-                note = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if note["key"] == recipe.key:
-                frames = list(tensors.pop("frames", []))
-                state = {name.removeprefix("state."): value.to(device) for name, value in tensors.items()}
-                log.info("%s: continuing after %s steps", batch.path.name, note["step"])
-                return (int(note["step"]), state), frames
-        except (SafetensorError, OSError, KeyError) as error:
+            tensors = load_tensors(batch.partial)
+            step, frames = int(tensors.pop("step")), list(tensors.pop("frames", []))
+            log.info("%s: continuing after %d steps", batch.path.name, step)
+            return (step, {name.removeprefix("state."): value.to(device) for name, value in tensors.items()}), frames
+        except (InputError, KeyError) as error:
             log.warning("%s cannot be read (%s); this batch starts again", batch.partial, error)
     return (0, solver.initial(batch.seeds)), []
 
@@ -222,7 +206,7 @@ def _claim(folder: Path, recipe: Recipe, todo: Sequence[Batch], channels: int) -
         raise OSError(errno.ENOSPC, "No space left on device")
     note = folder / "generation.json"
     if not note.is_file():
-        _write_json(note, {"key": recipe.key, "recipe": _plain(recipe)})
+        save_json({"key": recipe.key, "recipe": _plain(recipe)}, note)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
@@ -234,16 +218,10 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 def _finish(folder: Path, recipe: Recipe, system: System, splits: Sequence[str], speed: float, device: str) -> None:
     note = folder / "generation.json"
     found = load_json(note)
-    _write_json(note, found | {"seconds_per_time_unit_and_trajectory": speed, "device": device})
+    save_json(found | {"seconds_per_time_unit_and_trajectory": speed, "device": device}, note)
     if "train" in splits:
         write_stats(folder / "stats.yaml", well.read(folder, "train", system), system, f"training split, {recipe.key}")
     log.info("%s: %.3g s per time unit and trajectory on %s, in %s", system.name, speed, device, folder)
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(beside, path)
 
 
 @contextmanager

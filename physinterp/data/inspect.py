@@ -83,10 +83,8 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     if given is not None:
         report.wrong += list(problems.values())
         return report
-    said = "; ".join(f"{name}: {text}" for name, text in problems.items())
-    report.wrong.append(
-        f"no card fits; write one of five keys (name, adapter, fields, grid, dt), give it with --system ({said})"
-    )
+    report.wrong += [f"{card.name}: {problems[card.name]}" for card in cards if card.adapter in formats]
+    report.wrong.append("no card fits: write one of five keys (name, adapter, fields, grid, dt), and give it with --system")
     if (card_text := _draft(path)) is not None:
         report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{card_text}")
     return report
@@ -167,7 +165,7 @@ def _plan(report: Report, card: System, sets: Mapping[str, xr.Dataset], named: b
     """Splits, spin-up and step."""
     if not named:
         report.use.append(
-            "take all of it for any split that is asked for: name splits, or training sees what it is tested on"
+            "evaluate all of it; to train on it, name the splits train, valid and test: files, groups or dates"
         )
     ds = next(iter(sets.values()))
     time, spin_up = ds["time"].values, card.solver.spin_up if card.solver else 0.0

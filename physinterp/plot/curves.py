@@ -30,7 +30,7 @@ def error_growth(
     """A score against lead time, one panel per field, with 95 % intervals and the codec alone in grey.
 
     Arguments:
-        table: dims (row, field, lead_time, score): `value`, `low`, `high`, as `Results.table`.
+        table: dims (row, field, lead_time, score): `value`, `low`, `high`, as `physinterp.table.to_xarray` gives.
         system: the card.
         score: name of the score.
         scores: evaluation of a method; where it has an error budget, its shares are drawn below.
@@ -90,7 +90,7 @@ def error_budget(scores: xr.Dataset, system: System, method: str) -> Figure:
     axes[0, 0].set_ylabel("squared error\nover variance")
     axes[1, 0].set_ylabel("share [%]")
     legend(figure, axes[0])
-    figure.suptitle(f"{system.title}: where the error of {method} comes from", fontsize=11)
+    figure.suptitle(f"{system.title}\nwhere the error of {method} comes from", fontsize=11)
     return figure
 
 
@@ -133,7 +133,7 @@ def rank_histogram(scores: Mapping[str, xr.Dataset], system: System, lead: float
         ax.set_title(label(system, field), fontsize=10)
     axes[0, 0].set_ylabel("frequency over 1 / (members + 1)")
     legend(figure, axes[0])
-    figure.suptitle(f"{system.title}: rank histogram at {lead_text(system, lead)}", fontsize=11)
+    figure.suptitle(f"{system.title}\nrank histogram at {lead_text(system, lead)}", fontsize=11)
     return figure
 
 
@@ -156,7 +156,8 @@ def accuracy(table: xr.Dataset, system: System, lead: float, field: str = MEAN) 
                 ax.axhline(value, color=look["color"], linestyle=":", label=name_of(name))
             elif np.isfinite(value):
                 ax.errorbar(cost, value, yerr=_bars(row), label=name, linestyle="", markersize=7, capsize=2, **look)
-        ax.set(xscale="log", xlabel="network evaluations per step", ylabel=TITLES[score])
+        title = TITLES[score].replace("CRPS", "CRPS / std" if field == MEAN else "CRPS")
+        ax.set(xscale="log", xlabel="network evaluations per step", ylabel=title)
         logarithmic(ax, "y")
         costs = sorted({int(c) for c in table["evaluations"].values if c >= 1})
         ax.set_xticks(costs, [str(c) for c in costs])

@@ -51,7 +51,7 @@ def spectra(scores: Mapping[str, xr.Dataset], system: System, lead: float, metho
 def _length(system: System) -> str:
     """The unit of length of the axes that the spectra are along."""
     units = {system.grid.axes[a].units for a in system.grid.spectral}
-    return units.pop() if len(units) == 1 and all(units) else "unit length"
+    return units.pop().removesuffix("_east") if len(units) == 1 and all(units) else "unit length"
 
 
 def _at(scores: xr.Dataset, field: str, lead: float) -> xr.Dataset:

@@ -49,29 +49,34 @@ def name_of(row: str) -> str:
 
 
 def label(system: System, field: str) -> str:
-    """A field with its units; the mean of the headline fields is that field where there is one alone."""
+    """A field with its units; the mean of the headline fields, which has none, is that field where there is one alone."""
     if field == MEAN:
-        return "mean of the headline fields" if len(system.fields) > 1 else label(system, system.field_names[0])
+        return "mean of the headline fields" if len(system.fields) > 1 else system.field_names[0].replace("_", " ")
     return _with_units(field.replace("_", " "), units(system, field))
 
 
 def units(system: System, field: str) -> str:
     """Of a field, empty where it has none."""
-    return next((f.units for f in system.fields if f.name == field), "").removeprefix("1")
+    return next((f.units for f in system.fields if f.name == field and f.units != "1"), "")
+
+
+def time_unit(system: System) -> str:
+    """Of lead times, empty where it has none."""
+    return "" if system.time_unit == "1" else system.time_unit
 
 
 def lead_label(system: System) -> str:
     """The lead time with its units."""
-    return _with_units("lead time", system.time_unit)
+    return _with_units("lead time", time_unit(system))
 
 
 def lead_text(system: System, lead: float) -> str:
     """lead 6 h."""
-    return f"lead {lead:g} {system.time_unit.removeprefix('1')}".rstrip()
+    return f"lead {lead:g} {time_unit(system)}".rstrip()
 
 
 def _with_units(text: str, units: str) -> str:
-    return f"{text} [{units}]" if units not in ("", "1") else text
+    return f"{text} [{units}]" if units else text
 
 
 def sides(grid: Grid) -> tuple[Axis, Axis]:
@@ -87,11 +92,12 @@ def grid_of(rows: int, columns: int, width: float, height: float, **options: Any
 
 
 def logarithmic(ax: Axes, *which: str) -> None:
-    """Logarithmic axes, x or y, with plain numbers."""
+    """Logarithmic axes, x or y, of what is drawn, with plain numbers."""
     for name in which:
         ax.set(**{f"{name}scale": "log"})
-        axis = ax.xaxis if name == "x" else ax.yaxis
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis, (low, high) = (ax.xaxis, ax.get_xlim()) if name == "x" else (ax.yaxis, ax.get_ylim())
+        wide, few = high > 300 * low, (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else few if high > 5 * low else (1.5, *range(1, 10))))
         axis.set_major_formatter("{x:g}")
     ax.minorticks_off()  # each costs time to lay out
 
