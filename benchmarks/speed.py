@@ -1,8 +1,8 @@
-"""What things cost: samplers beside their networks, the noise, and the scores.
+"""What samplers cost beside their networks and their noise. Scores, stores and the watchdog: benchmarks/streaming.py.
 
 python benchmarks/speed.py --system rbc    prints a table; networks of preset quick with random weights
 
-The first table is of samplers: the time of a physical step in the evaluations of the drift (its network, input and scale),
+The table: the time of a physical step in the evaluations of the drift (its network, input and scale),
 what the sampler adds to that, and what it adds together with the drawing and colouring of its noise.
 """
 
@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from physinterp import evaluate as ev
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.config import load_benchmark
 from physinterp.drift import Drift
@@ -59,11 +57,6 @@ class Timed:
         value = self.sampler(timed, x0, cond, noise=noise)
         self.whole += time.perf_counter() - begun
         return value
-
-
-def median(run: Callable[[], float], repeats: int) -> float:
-    """Median of what a measurement returns."""
-    return statistics.median(run() for _ in range(repeats))
 
 
 def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[float, float, float]:
@@ -117,17 +110,6 @@ def main() -> None:
     for row in ROWS:
         inside, alone, whole = sampler_cost(row, system, a.batch, a.repeats)
         print(f"{row:24}{1e3 * inside:18.1f}{alone:20.1%}{whole:20.1%}")
-    shape = (len(system.fields), *system.grid.shape)
-    truth = torch.randn(64, *shape)
-    forecast = truth[:, None] + 0.1 * torch.randn(64, 16, *shape)
-
-    def scored() -> float:
-        begun = time.perf_counter()
-        ev.score(forecast, truth, system.grid)
-        return time.perf_counter() - begun
-
-    seconds = median(scored, 3)
-    print(f"\nscores of 64 forecasts x 16 members: {seconds:.2f} s per lead, {20 * seconds:.0f} s for 20 leads")
 
 
 if __name__ == "__main__":
