@@ -130,7 +130,8 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid) -> xr.Dataset:
         Per case and field, band scores also per band; `spectrum` and `spectrum_truth` per field and k. A forecast that
         is not finite scores infinity.
     """
-    members, weights = forecast.transpose(0, 1), torch.from_numpy(grid.weights)
+    members, truth = forecast.transpose(0, 1).double().contiguous(), truth.double()  # once for all scores
+    weights = torch.from_numpy(grid.weights)
     of_members, of_truth = spectrum(members, grid), spectrum(truth, grid)
     spectral = metrics.spectral_scores(of_members, of_truth)
     each = truth.expand_as(members)
