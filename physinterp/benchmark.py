@@ -172,7 +172,7 @@ class Job:
         found = ev.cases(ds, self.runs.stride, self.preset.lead, starts, self.preset.step)
         if found.truth.nbytes <= 4 * AT_ONCE:  # else every row reads it lead by lead, which takes longer than its forecasts
             found.initial.load(), found.truth.load()
-        return found if "date" not in ds.coords else ev.by_month(found)
+        return found if "date" not in ds.coords else by_month(found)
 
     def check(self) -> None:
         """Find what cannot work before anything is trained: the folder of the results, and the user's data."""
@@ -374,6 +374,12 @@ class Job:
             "command": self.options.command(),
             "runs": self.runs.root.name,
         }
+
+
+def by_month(found: ev.Cases) -> ev.Cases:
+    """Cases of a record whose `trajectory`, the block of the bootstrap, is the month in which they begin."""
+    months = found.initial["date"].values.astype("datetime64[M]").astype(str).astype(object)
+    return ev.Cases(*(ds.assign_coords(trajectory=("sample", months)) for ds in (found.initial, found.truth)))
 
 
 def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -30,12 +31,17 @@ from physinterp.data.statistics import not_finite
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.grid import Grid
+from physinterp.initial import lead_times
 from physinterp.system import System, near
 
 LOGGER = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from distributed import Client
+
+LOGGER = logging.getLogger(__name__)
+
+Pair = tuple[xr.Dataset, xr.Dataset]  # forecast and truth
 
 
 @dataclass(frozen=True)
@@ -63,8 +69,7 @@ class Cases:
 
     def lead(self, k: int, names: Sequence[str], space: Sequence[str]) -> Tensor:
         """The truth at lead k (from 0; -1 is the initial state), shape (N, C, *S), float32."""
-        ds = self.initial if k < 0 else self.truth.isel(lead_time=k)
-        return torch.from_numpy(np.stack([ds[n].transpose("sample", *space).values for n in names], axis=1))
+        return _tensor(self.initial if k < 0 else self.truth.isel(lead_time=k), names, space, "sample")
 
     def parts(self, size: int) -> Iterator[Cases]:
         """The cases in parts of at most `size`, in order."""
@@ -110,12 +115,6 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
     )
 
 
-def by_month(found: Cases) -> Cases:
-    """Cases of a record whose `trajectory`, the block of the bootstrap, is the month in which they begin."""
-    months = found.initial["date"].values.astype("datetime64[M]").astype(str).astype(object)
-    return Cases(*(ds.assign_coords(trajectory=("sample", months)) for ds in (found.initial, found.truth)))
-
-
 def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ()) -> xr.Dataset:
     """The scores and the mean spectra of one lead.
 
@@ -128,7 +127,7 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
         Per case and field, band scores also per band; `spectrum` and `spectrum_truth` per field and k. A forecast that
         is not finite scores infinity.
     """
-    members, truth = forecast.transpose(0, 1).double().contiguous(), truth.double()  # once, not in every score
+    members, truth = forecast.transpose(0, 1).double().contiguous(), truth.double()  # once for all scores
     weights = torch.from_numpy(grid.weights)
     of_members, of_truth = spectrum(members, grid), spectrum(truth, grid)
     spectral = metrics.spectral_scores(of_members, of_truth)
@@ -141,7 +140,7 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
         "crps": metrics.crps(members, truth, weights),
         "mse_of_mean": metrics.ensemble_mean_mse(members, truth, weights),
         **{name: value.mean(0) for name, value in spectral.items()},
-        **metrics.further(also, members, truth, weights, grid.periodic, [grid.axes[a].spacing for a in grid.periodic]),
+        **metrics.further(also, members, truth, weights, grid.spectral, [grid.axes[a].spacing for a in grid.spectral]),
     }
     if len(members) > 1:
         scores["variance"] = metrics.ensemble_variance(members, truth, weights)
@@ -183,7 +182,8 @@ def budget(errors: Mapping[str, Tensor], grid: Grid) -> xr.Dataset:
     weights, ds = torch.from_numpy(grid.weights), xr.Dataset()
     for name, e in errors.items():
         s = spectrum(e, grid)
-        ds[f"mse_{name}"] = ("case", "field"), (e.double().square() * weights).flatten(3).mean(-1).mean(1).numpy()
+        mse = (e.double().square() * weights).flatten(3).mean(-1).mean(1)
+        ds[f"mse_{name}"] = ("case", "field"), mse.masked_fill(mse.isnan(), torch.inf).numpy()  # lost
         ds[f"error_spectrum_{name}"] = ("field", "k"), s.power.mean((0, 1)).numpy()
     return ds.assign_coords(k=s.k.numpy())
 
@@ -204,7 +204,7 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
     parts: list[xr.Dataset] = []
     parameters = torch.from_numpy(emulator.system.conditioning(truth.initial))
     members = 1
-    for k, forecast in enumerate(stay_lost(forecasts)):
+    for k, forecast in enumerate(lasting(forecasts)):
         members = forecast.shape[1]
         target = truth.lead(k, stack.names, grid.names)
         scores = score(forecast, target, grid)
@@ -227,16 +227,13 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
     )
 
 
-def stay_lost(forecasts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same forecasts (N, M, C, *S), each field of a member NaN from the first lead on at which it is not finite."""
+def lasting(forecasts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The forecasts (N, M, C, *S) of successive leads; a member that is not finite at one is NaN at all later ones."""
     lost: Tensor | None = None
-    for forecast in forecasts:
-        now = ~forecast.isfinite().flatten(3).all(-1)
+    for u in forecasts:
+        now = ~u.flatten(2).isfinite().all(-1)
         lost = now if lost is None else lost | now
-        if bool(lost.any()):
-            forecast = forecast.clone()
-            forecast[lost] = torch.nan
-        yield forecast
+        yield u.masked_fill(lost.reshape(*lost.shape, *(1,) * (u.ndim - 2)), torch.nan) if bool(lost.any()) else u
 
 
 def _over_leads(parts: list[xr.Dataset], names: Sequence[str], grid: Grid, leads: np.ndarray, members: int) -> xr.Dataset:
@@ -268,94 +265,109 @@ def compare(
     Returns:
         As `evaluate`; the coordinate `std` is the standard deviation of this truth at the first lead.
     Raises:
-        InputError: fields, units, cases, lead times or grids of the two differ (the message says which), a value of the
-            truth is not finite, or there is no such score.
+        InputError: fields, units, cases, lead times or grids of the two differ (the message says which), or a value of
+            the truth is not finite. In a forecast such a value is a blow-up.
     """
     check_pair(forecast, truth, system)
     case = "sample" if "sample" in forecast.dims else "init_time"
     if "member" not in forecast.dims:
         forecast = forecast.expand_dims("member")
     rows = [slice(i, i + part) for i in range(0, forecast.sizes[case], part)]
-    pairs = [(forecast.isel({case: r}), truth.isel({case: r})) for r in rows]
-    run = partial(_compare_part, names=system.field_names, grid=system.grid, case=case, also=also)
-    parts = [run(pair) for pair in pairs] if client is None else client.gather(client.map(run, pairs, pure=False))
-    whole = together(parts)
+    pairs = ((forecast.isel({case: r}), truth.isel({case: r})) for r in rows)
+    run = partial(_compare_part, system=system, case=case, also=also)
+    whole = together(map(run, pairs) if client is None else _on_workers(client, run, pairs))
+    for name in system.field_names:
+        if count := int(whole["constant"].sel(field=name).any("lead_time").sum()):
+            LOGGER.warning(
+                "the truth of %s is constant in %d of %d cases: its vrmse and spectral scores are infinite or not a number "
+                "there, read its mae and crps", name, count, whole.sizes["case"],
+            )  # fmt: skip
     labels = truth["trajectory"].values if "trajectory" in truth.coords else np.arange(whole.sizes["case"])
-    variance = whole["second"].mean("case") - whole["first"].mean("case") ** 2
-    for name in whole["field"].values[(whole["spectrum_truth"].isel(k=slice(1, None)) == 0).all(("lead_time", "k")).values]:
-        LOGGER.warning("%s of the truth is constant in space: vrmse and the spectral scores have no meaning for it", name)
-    return whole.drop_vars(["first", "second"]).assign_coords(
-        std=("field", np.sqrt(variance.clip(min=0.0).values)), trajectory=("case", labels)
-    )
+    variance = (whole["second"].mean("case") - whole["first"].mean("case") ** 2).clip(min=0.0)
+    known = {"std": ("field", np.sqrt(variance.values)), "trajectory": ("case", labels)}
+    return whole.drop_vars(["first", "second", "constant"]).assign_coords(known)
 
 
-def _compare_part(
-    pair: tuple[xr.Dataset, xr.Dataset], names: Sequence[str], grid: Grid, case: str, also: Sequence[str]
-) -> xr.Dataset:
-    """All leads of some cases, and the moments of the truth at the first lead."""
+def _on_workers(client: Client, run: Callable[[Pair], xr.Dataset], pairs: Iterable[Pair]) -> Iterator[xr.Dataset]:
+    """Results in order; each leaves the workers' memory as it is taken."""
+    futures = deque(client.map(run, list(pairs), pure=False))
+    while futures:
+        yield futures.popleft().result()
+
+
+def _compare_part(pair: Pair, system: System, case: str, also: Sequence[str]) -> xr.Dataset:
+    """All leads of some cases, where the truth is constant, and its moments at the first lead."""
     forecast, truth = pair
-    weights, parts = torch.from_numpy(grid.weights), []
+    names, grid, parts = system.field_names, system.grid, []
+    weights = torch.from_numpy(grid.weights)
     leads = range(forecast.sizes["lead_time"])
-    for k, u in enumerate(stay_lost(_tensor(forecast.isel(lead_time=k), names, grid, case) for k in leads)):
-        v = _tensor(truth.isel(lead_time=k), names, grid, case)
-        for name, field in zip(names, v.movedim(1, 0), strict=True):
-            if not field.isfinite().all():
-                raise InputError(
-                    f"{name} of the truth has values that are not finite at lead time {truth['lead_time'].values[k]}: leave "
-                    "those cases out of both"
-                )
-        parts.append(score(u, v, grid, also))
+    for k, u in enumerate(lasting(_tensor(forecast.isel(lead_time=k), names, grid.names, case) for k in leads)):
+        of_lead = truth.isel(lead_time=k)
+        v = _tensor(of_lead, names, grid.names, case)
+        if not bool(v.isfinite().all()):
+            wrong = next(n for n in names if not np.isfinite(of_lead[n].values).all())
+            raise InputError(f"the truth at index {k} of lead_time: {not_finite(of_lead[wrong])}")
+        flat = (v.amax((-2, -1)) == v.amin((-2, -1))).numpy()
+        parts.append(score(u, v, grid, also).assign(constant=(("case", "field"), flat)))
         if k == 0:
             first, second = ((v.double() ** p * weights).mean((-2, -1)).numpy() for p in (1, 2))
-    ds = _over_leads(parts, names, grid, forecast["lead_time"].values, forecast.sizes["member"])
+    ds = _over_leads(parts, names, grid, lead_times(forecast["lead_time"], system), forecast.sizes["member"])
     return ds.assign(first=(("case", "field"), first), second=(("case", "field"), second))
 
 
-def _tensor(ds: xr.Dataset, names: Sequence[str], grid: Grid, case: str) -> Tensor:
+def _tensor(ds: xr.Dataset, names: Sequence[str], space: Sequence[str], case: str) -> Tensor:
     """(N, M, C, *S) or, without members, (N, C, *S), float32."""
     leading = [d for d in (case, "member") if d in ds.dims]
-    return torch.from_numpy(
-        np.stack([ds[n].transpose(*leading, *grid.names).values for n in names], axis=len(leading)).astype(np.float32)
-    )
+    values = [ds[n].transpose(*leading, *space).values for n in names]
+    return torch.from_numpy(np.stack(values, axis=len(leading)).astype(np.float32, copy=False))
 
 
 def check_pair(forecast: xr.Dataset, truth: xr.Dataset, system: System) -> None:
-    """Whether a forecast and a truth belong together.
-
-    Raises:
-        InputError: fields, units, cases, lead times or grids of the two differ; the message says which.
-    """
+    """An InputError that says which of fields, units, cases, lead times or grids of a forecast and its truth differ."""
     for what, ds in (("forecast", forecast), ("truth", truth)):
         missing = [n for n in system.field_names if n not in ds]
         if missing:
             raise InputError(f"the {what} has no {', '.join(missing)}: {near(missing[0], map(str, ds.data_vars))}")
         if "lead_time" not in ds.dims or not {"sample", "init_time"} & set(ds.dims):
             raise InputError(f"the {what} needs the dims sample or init_time, and lead_time; found {tuple(ds.dims)}")
+        known = {"sample", "init_time", "lead_time", *system.grid.names, *(("member",) if what == "forecast" else ())}
+        for n in system.field_names:
+            if other := sorted(map(str, set(ds[n].dims) - known)):
+                raise InputError(f"{n} of the {what} has the dimension {other[0]!r}: choose one of it, or take its mean")
         system.grid.check(ds)
-    if "member" in truth.dims:
-        raise InputError("the truth has a dimension member: choose one of it, as in truth.isel(member=0)")
     for n in system.field_names:
         units = [ds[n].attrs.get("units", "") for ds in (forecast, truth)]
         if all(units) and units[0] != units[1]:
             raise InputError(f"{n} is in {units[0]!r} in the forecast and in {units[1]!r} in the truth; convert one of them")
     for dim in ("sample", "init_time", "lead_time"):
         a, b = (ds[dim].values if dim in ds.dims else np.zeros(0) for ds in (forecast, truth))
+        if dim == "lead_time":
+            a, b = (lead_times(ds[dim], system) for ds in (forecast, truth))
         if len(a) != len(b):
             raise InputError(f"the forecast has {len(a)} and the truth {len(b)} of {dim}; select the same in both")
-        same = np.allclose(a, b) if a.dtype.kind == b.dtype.kind == "f" else np.array_equal(a, b)
-        if not same:
-            i = int(np.flatnonzero(a != b)[0])
+        if a.dtype.kind != b.dtype.kind:
+            raise InputError(f"{dim} is {a.dtype} in the forecast and {b.dtype} in the truth; convert one of them")
+        same = np.isclose(a, b) if a.dtype.kind == "f" else a == b
+        if not same.all():
+            i = int(np.flatnonzero(~same)[0])
             raise InputError(f"{dim} differs at index {i}: {a[i]} in the forecast, {b[i]} in the truth; select the same")
 
 
-def together(parts: Sequence[xr.Dataset]) -> xr.Dataset:
-    """The evaluation of all cases from those of parts of them: cases one after the other, the rest their mean."""
-    counts = [ds.sizes["case"] for ds in parts]
-    whole = xr.concat([ds[[n for n in ds if "case" in ds[n].dims]] for ds in parts], "case", data_vars="all", join="exact")
-    for name in (n for n in parts[0] if "case" not in parts[0][n].dims):
-        terms = (n * ds[name] for n, ds in zip(counts, parts, strict=True))
-        whole[name] = sum(terms, start=xr.zeros_like(parts[0][name])) / sum(counts)
-    return whole
+def together(parts: Iterable[xr.Dataset]) -> xr.Dataset:
+    """The evaluation of all cases from those of parts of them: cases one after the other, the rest their mean.
+
+    One part at a time: of each, its scores per case are kept, and spectra and histograms are added to a running sum.
+    """
+    kept: list[xr.Dataset] = []
+    total, count = None, 0
+    for ds in parts:
+        of_cases = [n for n in ds if "case" in ds[n].dims]
+        kept.append(ds[of_cases])
+        share = ds.drop_vars(of_cases) * ds.sizes["case"]
+        total = share if total is None else total + share
+        count += ds.sizes["case"]
+    whole = xr.concat(kept, "case", data_vars="all", join="exact")
+    return whole if total is None else whole.assign((total / count).data_vars)
 
 
 def physical(
@@ -376,7 +388,7 @@ def physical(
 def read(forecast: xr.Dataset, system: System) -> Iterator[Tensor]:
     """A forecast in xarray, dims (sample, member, lead_time, *space), as one tensor (N, M, C, *S) per lead."""
     for k in range(forecast.sizes["lead_time"]):
-        yield _tensor(forecast.isel(lead_time=k), system.field_names, system.grid, "sample")
+        yield _tensor(forecast.isel(lead_time=k), system.field_names, system.grid.names, "sample")
 
 
 def floor(emulator: Emulator, truth: Cases, leads: int) -> Iterator[Tensor]:

@@ -189,12 +189,21 @@ def _check_dims(ds: xr.Dataset, axes: Sequence[str], fields: Sequence[str]) -> N
         raise InputError(f"members are numbered from 0, found {ds['member'].values.tolist()}: leave the coordinate out")
 
 
+def lead_times(da: xr.DataArray, system: System) -> np.ndarray:
+    """Lead times in the unit of time of the card; xarray reads those in hours or days as timedelta64."""
+    if da.dtype.kind == "m":
+        if system.time_unit not in DURATIONS:
+            raise InputError(
+                f"lead_time is {da.dtype}, the card of {system.name} has times in {system.time_unit!r}: give numbers, as in "
+                "ds.assign_coords(lead_time=[...]), or open the store with decode_timedelta=False"
+            )
+        return np.asarray(da.values / np.timedelta64(1, "s") / DURATIONS[system.time_unit])
+    return np.asarray(da.values, dtype=np.float64)
+
+
 def _step(lead_time: xr.DataArray, dt: float, system: System) -> int:
-    """Number of steps of a lead time; xarray reads one in hours or days as timedelta64."""
-    if lead_time.dtype.kind == "m":
-        lead = float(lead_time.values / np.timedelta64(1, "s")) / DURATIONS[system.time_unit]
-    else:
-        lead = float(lead_time)
+    """Number of steps of a lead time."""
+    lead = float(lead_times(lead_time, system))
     step = round(lead / dt)
     if step < 1 or abs(step * dt - lead) > 1e-6 * dt * step:
         raise InputError(f"the forecast ends at lead time {lead:g}, no multiple of the model's step of {dt:g}")

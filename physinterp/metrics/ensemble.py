@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from physinterp.errors import InputError
-from physinterp.metrics.space import ensemble_pair, space_mean
+from physinterp.metrics.space import ensemble_pair, grid_weights, space_mean
 
 
 def crps(
@@ -217,8 +217,13 @@ def rank_histogram(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor 
     x, y = ensemble_pair(forecast, truth, space)
     below, ties = (x < y).sum(dim=0), (x == y).sum(dim=0)
     share = (1 / (ties + 1).to(torch.float64)).masked_fill(x.isnan().any(dim=0) | y.isnan(), math.nan)
-    ranks = [share * ((below <= r) & (r <= below + ties)) for r in range(x.shape[0] + 1)]
-    return torch.stack([space_mean(rank, weights, space) for rank in ranks], dim=-1)
+    if weights is not None:
+        share = share * grid_weights(weights, y.shape[y.ndim - space :], y.device)
+    share, below, ties = (z.flatten(-space) for z in (share, below, ties))
+    counts = share.new_zeros(*share.shape[:-1], x.shape[0] + 1)
+    for j in range(int(ties.max()) + 1):  # the ranks that a tie shares; only the first where there is none
+        counts.scatter_add_(-1, (below + j).clamp(max=x.shape[0]), share * (j <= ties))
+    return counts / share.shape[-1] + 0 * share.sum(dim=-1, keepdim=True)  # NaN in all ranks or in none
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -119,13 +120,16 @@ def _samples(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None
     pairs = []
     for x in (forecast, truth):
         values = x.to(torch.float64).flatten(-space).movedim(-2, 0).flatten(1)
-        values, order = values.sort(dim=-1)
         number = values.shape[-1]
         if weights is None:
+            values = torch.from_numpy(np.sort(values.numpy(force=True))).to(
+                x.device
+            )  # ten times faster than torch's on a CPU
             upto = (torch.arange(1, number + 1, dtype=torch.float64, device=x.device) / number).expand_as(values)
         else:
             grid = x.shape[x.ndim - space :]
             w = grid_weights(weights, grid, x.device).expand(grid).flatten()
+            values, order = values.sort(dim=-1)
             upto = w[order % len(w)].cumsum(dim=-1)
             upto = upto / upto[:, -1:]
         pairs.append((values, upto.contiguous()))
@@ -134,7 +138,7 @@ def _samples(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None
 
 def _distance(a: Tensor, p: Tensor, b: Tensor, q: Tensor) -> Tensor:
     """W2 of two sorted samples, a with cumulative probability p, b with q: both quantile functions are steps."""
-    edges = torch.cat([p.new_zeros(1), p, q.to(p.device)]).sort().values
+    edges = torch.from_numpy(np.sort(torch.cat([p.new_zeros(1), p, q.to(p.device)]).numpy(force=True), kind="stable")).to(p)
     width = edges.diff()
     middle, width = ((edges[1:] + edges[:-1]) / 2)[width > 0], width[width > 0]
     gap = _quantiles(a, p, middle) - _quantiles(b.to(a.device), q.to(a.device), middle)
