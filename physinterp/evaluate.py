@@ -299,8 +299,7 @@ def _compare_part(pair: Pair, system: System, case: str, also: Sequence[str]) ->
     """All leads of some cases, where the truth is constant, and its moments at the first lead."""
     forecast, truth = pair
     names, grid, parts = system.field_names, system.grid, []
-    weights = torch.from_numpy(grid.weights)
-    leads = range(forecast.sizes["lead_time"])
+    weights, leads = torch.from_numpy(grid.weights), range(forecast.sizes["lead_time"])
     for k, u in enumerate(lasting(_tensor(forecast.isel(lead_time=k), names, grid.names, case) for k in leads)):
         of_lead = truth.isel(lead_time=k)
         v = _tensor(of_lead, names, grid.names, case)

@@ -217,13 +217,9 @@ def rank_histogram(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor 
     x, y = ensemble_pair(forecast, truth, space)
     below, ties = (x < y).sum(dim=0), (x == y).sum(dim=0)
     share = (1 / (ties + 1).to(torch.float64)).masked_fill(x.isnan().any(dim=0) | y.isnan(), math.nan)
-    if weights is not None:
-        share = share * grid_weights(weights, y.shape[y.ndim - space :], y.device)
-    share, below, ties = (z.flatten(-space) for z in (share, below, ties))
-    counts = share.new_zeros(*share.shape[:-1], x.shape[0] + 1)
-    for j in range(int(ties.max()) + 1):  # the ranks that a tie shares; only the first where there is none
-        counts.scatter_add_(-1, (below + j).clamp(max=x.shape[0]), share * (j <= ties))
-    return counts / share.shape[-1] + 0 * share.sum(dim=-1, keepdim=True)  # NaN in all ranks or in none
+    top, most = x.shape[0], int(ties.max())  # a tie is shared by the ranks from below to below + ties
+    shares = [_binned(share * (j <= ties), (below + j).clamp(max=top), top + 1, weights, space) for j in range(most + 1)]
+    return torch.stack(shares).sum(dim=0)
 
 
 @dataclass(frozen=True)
@@ -282,15 +278,23 @@ def reliability(
     lost = x.isnan().any(dim=0) | y.isnan()
     q = (x > threshold).to(torch.float64).mean(dim=0).masked_fill(lost, math.nan)
     event = (y > threshold).to(torch.float64)
-    index = (q.nan_to_num(0.0) * bins + 1e-9).floor().clamp(max=bins - 1)
+    index = (q.nan_to_num(0.0) * bins + 1e-9).long().clamp(max=bins - 1)
 
     def mean(f: Tensor) -> Tensor:
-        per_bin = [space_mean((q * 0 + f) * (index == b), weights, space) for b in range(bins)]
-        return _mean_over(over, truth, torch.stack(per_bin, dim=-1), space=space)[0]
+        return _mean_over(over, truth, _binned(q * 0 + f, index, bins, weights, space), space=space)[0]
 
     share = mean(torch.ones_like(q))
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
     return Reliability(edges, mean(q) / share, mean(event) / share, share)
+
+
+def _binned(values: Tensor, index: Tensor, bins: int, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
+    """Sum over the points of each bin, over the number of all points: (..., *S) to (..., bins); NaN in all bins or none."""
+    if weights is not None:
+        values = values * grid_weights(weights, values.shape[values.ndim - space :], values.device)
+    values, index = values.flatten(-space), index.flatten(-space)
+    sums = values.new_zeros(*values.shape[:-1], bins).scatter_add_(-1, index, values)
+    return sums / values.shape[-1] + 0 * values.sum(dim=-1, keepdim=True)
 
 
 def _mean_over(over: Sequence[int] | None, truth: Tensor, *scores: Tensor, space: int) -> list[Tensor]:
