@@ -85,6 +85,14 @@ def test_every_container(folder, mine, suffix):
         np.testing.assert_array_equal(windows[1].states[row], np.moveaxis(VALUES[n, t : t + 7 : 2], -1, 1))
 
 
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_a_path_that_goes_up(folder, mine, suffix):
+    (folder / "down").mkdir()
+    WRITERS[suffix](folder / f"a b{suffix}")
+    ds = open_dataset(mine, "train", folder / "down" / ".." / f"a b{suffix}")
+    np.testing.assert_array_equal(ds.u, VALUES[..., 0])
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".h5", ".zarr"])
 def test_a_folder_with_a_file_per_split(folder, mine, suffix):
     WRITERS[suffix](folder / f"train{suffix}")
