@@ -358,7 +358,7 @@ def test_datasets_that_do_not_belong_together(truth, change, message):
 
 
 def test_a_truth_of_several_members(truth):
-    with pytest.raises(InputError, match="of the truth has the dimension .member.: choose one of it"):
+    with pytest.raises(InputError, match=r"of the truth has the dimension .member.: choose one of it"):
         ev.compare(datasets(truth), datasets(truth), RBC)
 
 
