@@ -218,6 +218,20 @@ def test_broken_files(tmp_path, root):
         open_dataset(RBC, "train", path)
 
 
+def test_a_file_of_zero_bytes(tmp_path):
+    (tmp_path / "a.h5").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a.h5: cannot be read as HDF5 \(0 bytes\)"):
+        open_dataset(KOLMOGOROV, "train", tmp_path / "a.h5")
+
+
+def test_paths_with_spaces_and_parents(tmp_path, root):
+    place = tmp_path / "my data"
+    shutil.copytree(root / "data", place / "data")
+    (tmp_path / "other").mkdir()
+    path = tmp_path / "other" / ".." / place.name
+    assert open_dataset(RBC, "train", path).equals(open_dataset(RBC, "train", place))
+
+
 def test_checksums(root):
     path = root / "data" / "train" / "a.hdf5"
     os.utime(path, (1, 1))  # a copy: the hash decides
