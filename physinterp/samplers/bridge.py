@@ -210,7 +210,7 @@ class ProbabilityFlow(FromState, ABC):
         drift = b(plus(x0, (tau, y)), s.expand(len(y)), x0, cond)
         if quadratic:
             return plus((3 - s) / (2 - s) * drift, ((1 - s) / (2 - s), x0), (-tau / (2 - s), y))
-        return drift if isinstance(self.interpolant, BrownianInterpolant) else plus((1 + s) * drift, (-tau, y))
+        return drift if isinstance(self.interpolant, BrownianInterpolant) else (-tau * y).addcmul_(1 + s, drift)
 
 
 class FlowMidpoint(ProbabilityFlow):
