@@ -12,7 +12,8 @@ import pytest
 import xarray as xr
 import yaml
 
-from physinterp.data import open_dataset, splits, store, weatherbench
+from physinterp.data import open_dataset, sphere, splits, store, weatherbench
+from physinterp.data.forcings import static
 from physinterp.data.sphere import grid_of
 from physinterp.data.statistics import KEYS, moments
 from physinterp.errors import InputError
@@ -369,11 +370,76 @@ def test_limited_areas_out_of_larger_ones(nc, truth):
     )
 
 
+def test_derived_fields_of_the_wind(truth, tmp_path):
+    """Named in a card and not in the files: from the components, at the level, on the grid of the files."""
+    rng = np.random.default_rng(5)
+    deep = truth.geopotential
+    wind = {f"{c}_component_of_wind": (deep.dims, rng.standard_normal(deep.shape).astype(np.float32)) for c in "uv"}
+    ds = truth.assign({name: (*value, {"units": "m s**-1"}) for name, value in wind.items()})
+    path = save(ds, tmp_path / "wind.zarr")
+    fields = [
+        {"name": "vorticity", "levels": [500], "aliases": ["vorticity"], "units": "s-1"},
+        {"name": "zeta", "aliases": ["vorticity"], "level": 850, "units": "s-1"},
+        {"name": "divergence", "levels": [500], "aliases": ["divergence"], "units": "s-1"},
+        {"name": "wind_speed", "levels": [850], "aliases": ["wind_speed"], "units": "m s-1"},
+        {"name": "gust", "aliases": ["10m_wind_speed"], "units": "m s-1"},
+    ]
+    card = System.model_validate(CARD.model_dump() | {"fields": fields})
+    found = open_dataset(card, "train", path)
+    u, v = (ds[f"{c}_component_of_wind"] for c in "uv")
+    order = ("time", *card.grid.names)
+    for name, f, level in (
+        ("vorticity500", sphere.vorticity, 500), ("zeta", sphere.vorticity, 850),
+        ("divergence500", sphere.divergence, 500), ("wind_speed850", sphere.wind_speed, 850),
+    ):  # fmt: skip
+        expected = f(u.sel(level=level), v.sel(level=level)).sortby("latitude").transpose(*order)
+        np.testing.assert_allclose(found[name][0], expected, rtol=1e-5, atol=1e-12)
+    at_10m = np.hypot(ds["10m_u_component_of_wind"], ds["10m_v_component_of_wind"]).sortby("latitude").transpose(*order)
+    np.testing.assert_allclose(found.gust[0], at_10m, rtol=1e-6)
+    u = u.copy(deep=True)
+    u[3, 0, 2, 1] = np.nan
+    broken = open_dataset(card, "train", save(ds.assign(u_component_of_wind=u), tmp_path / "nan.zarr"))
+    with pytest.raises(InputError, match=r"nan.zarr: 'u_component_of_wind' of field .* is not finite at time 2018-01-01T18"):
+        broken.vorticity500.load()
+    with pytest.raises(InputError, match="no variable v_component_of_wind for field 'v_component_of_wind'"):
+        open_dataset(card, "train", save(ds.drop_vars("v_component_of_wind"), tmp_path / "half.zarr"))
+
+
+@pytest.mark.parametrize("size", [(32, 64), (121, 240)])
+@pytest.mark.parametrize("method", ["conservative", "bilinear"])
+def test_the_grids_of_weatherbench_by_a_card(method, size, tmp_path):
+    """A smooth field keeps its values and, if conservative, its mean on 64 x 32 points, and on 240 x 121 with the poles."""
+    source = load_system("era5").with_grid((60, 120)).grid
+    phi, lam = np.meshgrid(*(np.deg2rad(axis.points) for axis in source.axes), indexing="ij")
+    height = 100 + np.sin(phi) + np.cos(phi) * np.cos(lam)
+    date = np.datetime64("2018-01-01", "ns") + np.arange(2) * np.timedelta64(6, "h")
+    coords = {"time": date, **{axis.name: axis.points for axis in source.axes}}
+    ds = xr.Dataset({"z": (("time", *source.names), np.stack([height, 2 * height]), {"units": "m"})}, coords)
+    half = 90 / (size[0] - 1) if size[0] % 2 else 0.0  # with poles the cells reach half a cell beyond them
+    axes = [
+        {"name": "latitude", "size": size[0], "start": -90 - half, "length": 180 + 2 * half, "boundary": "pole"},
+        {"name": "longitude", "size": size[1], "start": 0, "length": 360, "boundary": "periodic"},
+    ]
+    for axis, units in zip(axes, ("degrees_north", "degrees_east"), strict=True):
+        axis["units"] = units
+    card = {"fields": [{"name": "z", "units": "m"}], "grid": {"axes": axes}, "regrid": method}
+    card = System.model_validate(CARD.model_dump() | card)
+    z = open_dataset(card, "train", save(ds, tmp_path / "a.nc")).z[0].values
+    assert z.shape == (2, *size)
+    phi, lam = np.meshgrid(*(np.deg2rad(axis.points) for axis in card.grid.axes), indexing="ij")
+    expected = 100 + np.sin(phi) + np.cos(phi) * np.cos(lam)
+    np.testing.assert_allclose(z, [expected, 2 * expected], rtol=1e-3)
+    if method == "conservative":
+        assert (z[0] * card.grid.weights).mean() == pytest.approx((height * source.weights).mean(), rel=1e-6)
+
+
 def test_static_fields(nc, truth):
-    ds = weatherbench.static(nc, CARD)
+    ds = static(str(nc), CARD)
     np.testing.assert_allclose(ds.land_sea_mask, truth.land_sea_mask.T)
     np.testing.assert_allclose(ds.orography, truth.land_sea_mask.T, rtol=1e-6)
     assert ds.orography.attrs == {"units": "m", "long_name": "orography"} and ds.orography.dims == CARD.grid.names
+    with pytest.raises(InputError, match=r"no such file or folder|expected WeatherBench2"):
+        static(nc.parent / "nothing", CARD)
 
 
 def test_values_that_are_missing(truth, tmp_path):

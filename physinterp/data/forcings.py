@@ -1,15 +1,52 @@
-"""What drives the atmosphere from outside and is known ahead: sunlight, season and time of day."""
+"""What drives the atmosphere from outside and is known ahead: the ground, sunlight, season and time of day."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
+from physinterp.data.remote import located
 from physinterp.data.sphere import axes
+from physinterp.data.store import opened, stores
+from physinterp.data.weatherbench import EXPECTED, same_units, still
+from physinterp.errors import InputError
 from physinterp.grid import Grid
+from physinterp.system import System
 
 SOLAR_CONSTANT = 1361.0
 """Total solar irradiance at one astronomical unit, W m-2."""
+
+GRAVITY = 9.80665
+"""Standard gravity, m s-2."""
+STATIC = {"orography": (("orography", "geopotential_at_surface"), "m"), "land_sea_mask": (("land_sea_mask", "lsm"), "1")}
+"""Static fields: names in files, units."""
+
+
+def static(path: str | Path, system: System) -> xr.Dataset:
+    """Orography (m) and land-sea mask (1 on land) on the grid of the card, those of them that the files have.
+
+    Arguments:
+        path: file, store, folder of these, or URL, as `data` of `open_dataset`.
+        system: the card.
+    Raises:
+        InputError: there is neither file nor store at the path.
+    """
+    found: dict[str, xr.DataArray] = {}
+    at = stores(located(path))
+    if not at:
+        raise InputError(f"{path}: expected {EXPECTED}")
+    for store in at:
+        ds = opened(store)
+        for target, (names, units) in STATIC.items():
+            name = next((n for n in names if n in ds), None)
+            if name is not None and target not in found:
+                da = still(ds, name, system, store)
+                if same_units(ds[name].attrs.get("units", units), "m2 s-2"):
+                    da = da / GRAVITY
+                found[target] = da.assign_attrs(units=units, long_name=target.replace("_", " "))
+    return xr.Dataset(found)
 
 
 def forcings(date: xr.DataArray, grid: Grid, hours: float = 0.0) -> xr.Dataset:

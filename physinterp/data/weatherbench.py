@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,9 +41,14 @@ HECTOPASCALS = {"hpa": 1.0, "millibars": 1.0, "millibar": 1.0, "mbar": 1.0, "mb"
 DURATIONS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 """Time units of a card, in seconds."""
 
-GRAVITY = 9.80665
-STATIC = {"orography": (("orography", "geopotential_at_surface"), "m"), "land_sea_mask": (("land_sea_mask", "lsm"), "1")}
-"""Static fields: names in files, units."""
+WIND, SURFACE_WIND = (tuple(f"{height}{c}_component_of_wind" for c in "uv") for height in ("", "10m_"))
+DERIVED = {
+    "wind_speed": (sphere.wind_speed, WIND),
+    "10m_wind_speed": (sphere.wind_speed, SURFACE_WIND),
+    "vorticity": (sphere.vorticity, WIND),
+    "divergence": (sphere.divergence, WIND),
+}
+"""What is computed where a field asks for it and the files have it not: the function, and its variables."""
 
 
 def matches(path: Store) -> bool:
@@ -89,21 +94,6 @@ def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Da
     return _samples(ds, *_cut(ds["time"].values, system, path), system)
 
 
-def static(path: Store, system: System) -> xr.Dataset:
-    """Orography (m) and land-sea mask (1 on land) on the grid of the card, those of them that the files have."""
-    found: dict[str, xr.DataArray] = {}
-    for store in stores(path):
-        ds = opened(store)
-        for target, (names, units) in STATIC.items():
-            name = next((n for n in names if n in ds), None)
-            if name is not None and target not in found:
-                da = _still(ds, name, system, store)
-                if same_units(ds[name].attrs.get("units", units), "m2 s-2"):
-                    da = da / GRAVITY
-                found[target] = da.assign_attrs(units=units, long_name=target.replace("_", " "))
-    return xr.Dataset(found)
-
-
 def same_units(one: str, other: str) -> bool:
     """Whether two units are the same, however written: m**2 s**-2, m2 s-2, m^2/s^2."""
     return _powers(one) == _powers(other)
@@ -129,8 +119,8 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
     ds = opened(store)
     dim, dates = _dates(ds, store)
     blocks: dict[str, dask.array.Array] = {}  # one per variable: its levels are read together
-    fields = {}
-    for field in system.fields:
+
+    def values(field: Field) -> tuple[str, xr.DataArray]:
         name, level = find(ds, field, system, store)
         variable = ds[name].variable
         if dim is not None and dim not in variable.dims:
@@ -141,17 +131,37 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
             blocks[name] = lazy(variable, store, name, dim, dates)
         coords = {d: ds[d] for d in variable.dims if d in ds.coords}
         da = xr.DataArray(blocks[name], coords, variable.dims, name).isel(level, drop=True)
-        da = da.rename({dim: "time"}) if dim is not None else da.expand_dims("time")
-        da = _placed(da, system, store).transpose("time", ..., *system.grid.names)
-        mask = _still(ds, field.mask, system, store).values > 0 if field.mask else None
+        return name, da.rename({dim: "time"}) if dim is not None else da.expand_dims("time")
+
+    def checked(da: xr.DataArray, name: str, field: Field) -> xr.DataArray:
+        mask = still(ds, field.mask, system, store).values > 0 if field.mask else None
         places = {str(d): da[d].values if d in da.coords else np.arange(n) for d, n in da.sizes.items()}
         check = Finite(f"{store}: {name!r} of field {field.name!r}", places, mask, field.fill)
-        fields[field.name] = da.copy(data=da.data.map_blocks(check, dtype=np.float32, meta=da.data._meta))
+        return da.copy(data=da.data.map_blocks(check, dtype=np.float32, meta=da.data._meta))
+
+    fields = {}
+    for field in system.fields:
+        if derived := _derived(ds, field):
+            function, parts = derived
+            name, da = field.name, function(*(checked(values(p)[1], p.name, p) for p in parts))
+        else:
+            name, da = values(field)
+        da = _placed(da, system, store).transpose("time", ..., *system.grid.names)
+        fields[field.name] = checked(da, name, field)
     dims = {name: da.dims for name, da in fields.items()}
     if len(set(dims.values())) > 1:
         raise InputError(f"{store}: the fields differ in their dimensions: {dims}; keep those of one kind in a file")
     ds = xr.Dataset(fields, attrs={"store": str(store)})
     return ds if dates is None else ds.assign_coords(time=dates)
+
+
+def _derived(ds: xr.Dataset, field: Field) -> tuple[Callable[..., xr.DataArray], list[Field]] | None:
+    """The function of a field that is not there itself, and the fields it is a function of."""
+    names = (field.name, *field.aliases)
+    if any(n in ds.data_vars for n in names):
+        return None
+    found = next((DERIVED[n] for n in names if n in DERIVED), None)
+    return found and (found[0], [Field(name=n, units="m s-1", level=field.level) for n in found[1]])
 
 
 @dataclass(frozen=True)
@@ -253,7 +263,7 @@ def _placed(da: xr.DataArray, system: System, store: Store) -> xr.DataArray:
         raise InputError(f"{store}: {error}") from error
 
 
-def _still(ds: xr.Dataset, name: str, system: System, store: Store) -> xr.DataArray:
+def still(ds: xr.Dataset, name: str, system: System, store: Store) -> xr.DataArray:
     """A variable that does not change, on the grid of the card; the first of each further dimension."""
     if name not in ds:
         raise InputError(f"{store}: no variable {name!r}: {near(name, map(str, ds.data_vars))}")
