@@ -134,13 +134,12 @@ def memory() -> None:
 
 
 def writing(name: str, steps: int, repeats: int) -> None:
-    """What a store adds to a rollout, in turns."""
+    """What a store adds to a rollout that keeps nothing, in turns."""
     made, state = emulator(load_system(name), Bounded(load_system(name)))
-    x, parameters = made.stack.pack(state), torch.from_numpy(made.system.conditioning(state))
     extra = []
     for i in range(repeats):
         begun = time.perf_counter()
-        for _ in made.states(x, parameters, steps, MEMBERS, seed=i):
+        for _ in made.rollout(state, steps, MEMBERS, seed=i):
             pass
         between = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
