@@ -178,6 +178,8 @@ class Job:
         """Find what cannot work before anything is trained: the folder of the results, and the user's data."""
         if self.data is not None:
             self.truth.check(self.system.field_names)
+            if self.focus == "climatology" and "date" in self.truth.initial.coords:
+                raise InputError("the climatology of a dated record is no forecast to be kept; add the row persistence")
             if self.runs.data is None:
                 self._warn_range()
         else:
@@ -220,6 +222,8 @@ class Job:
             found[name] = [self.runs.weights(n) for n in (str(what or ""), codec)]
         return found
 
+    _stamp = cached_property(lambda self: checksums.stamp(self.data))  # of the user's data
+
     def _key(self, name: str) -> str:
         """Fingerprint of everything that the scores of a row, or of `codec-NAME`, depend on."""
         row = None if name.startswith("codec-") else method(name)
@@ -227,7 +231,7 @@ class Job:
             "name": name,
             "weights": self.runs.key,
             "preset": self.preset.model_dump(mode="json", exclude={"methods", "steps", "members"}),
-            "data": None if self.data is None else [str(self.data), checksums.stamp(self.data)],
+            "data": None if self.data is None else [str(self.data), self._stamp],
             "seed": self.options.seed,
             "device": self.options.device,
             "code": [__version__, metrics.VERSION, TABLE_VERSION],

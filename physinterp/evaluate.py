@@ -34,8 +34,6 @@ from physinterp.grid import Grid
 from physinterp.initial import lead_times
 from physinterp.system import System, near
 
-LOGGER = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -140,14 +138,14 @@ def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ())
         "crps": metrics.crps(members, truth, weights),
         "mse_of_mean": metrics.ensemble_mean_mse(members, truth, weights),
         **{name: value.mean(0) for name, value in spectral.items()},
-        **metrics.further(also, members, truth, weights, grid.spectral, [grid.axes[a].spacing for a in grid.spectral]),
+        **metrics.further(also, members, truth, weights, grid.periodic, [grid.axes[a].spacing for a in grid.periodic]),
     }
     if len(members) > 1:
         scores["variance"] = metrics.ensemble_variance(members, truth, weights)
         ranks = metrics.rank_histogram(members, truth, weights).mean(0)
     lost = ~torch.isfinite(forecast).flatten(3).all(-1).all(1)
-    for value in scores.values():
-        value[lost] = torch.inf
+    for name, value in scores.items():
+        value[lost] = -torch.inf if name in metrics.HIGHER else torch.inf
     ds = xr.Dataset({n: (("case", "field", "band")[: v.ndim], v.numpy()) for n, v in scores.items()})
     ds["spectrum"] = ("field", "k"), of_members.power.mean((0, 1)).numpy()
     ds["spectrum_truth"] = ("field", "k"), of_truth.power.mean(0).numpy()

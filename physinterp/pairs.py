@@ -16,6 +16,7 @@ from physinterp.data.windows import Windows
 from physinterp.fields import FieldStack
 from physinterp.types import Conditioning
 
+PART = 256  # frames that are looked at together
 Batch: TypeAlias = tuple[Tensor, Tensor, Conditioning]
 """x0, x1 and their conditioning."""
 
@@ -63,8 +64,12 @@ class HeldPairs(Pairs):
 
     def difference_std(self) -> Tensor:
         """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""
-        squares = [(z[self.stride :] - z[: -self.stride]).double().square().mean((0, 2, 3)) for z in self.states]
-        return torch.stack(squares).mean(0).sqrt().clamp(min=1e-6).float()
+        total = torch.zeros(self.states.shape[2], dtype=torch.float64)
+        for z in self.states:
+            for first in range(0, len(z) - self.stride, PART):  # a memory map is read part by part
+                part = z[first : first + PART + self.stride]
+                total += (part[self.stride :] - part[: -self.stride]).double().square().mean((2, 3)).sum(0)
+        return (total / len(self)).sqrt().clamp(min=1e-6).float()
 
 
 class WindowPairs(Pairs):

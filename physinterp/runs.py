@@ -152,7 +152,8 @@ class Runs:
         """Fields to tensors, with the statistics of the training split, which are computed once and kept."""
         known, path = self._known, self.root / "statistics.json"
         if known is None and path.is_file():
-            known = Statistics.from_dict(load_json(path))
+            with reading(path):
+                known = Statistics.from_dict(load_json(path))
         if known is None:
             known = statistics(self.open("train"), self.system.field_names, self.stride)
             save_json(known.to_dict(), path)
@@ -169,8 +170,10 @@ class Runs:
 
     def mean(self, split: str) -> Tensor:
         """Mean normalised state of a split, (C, *S)."""
-        sums = [(x.double().sum(0).cpu(), len(x)) for x, _ in self.states(split)]
-        return (sum(s for s, _ in sums) / sum(n for _, n in sums)).float()  # type: ignore[union-attr]
+        total, count = torch.zeros(()), 0
+        for x, _ in self.states(split):
+            total, count = total + x.double().sum(0).cpu(), count + len(x)
+        return (total / count).float()
 
     def pairs(self, split: str, codec: str) -> Pairs:
         """Successive states of a split in the space of a codec.

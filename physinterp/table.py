@@ -20,7 +20,7 @@ PHYSICAL = {  # power of the field's unit
 }
 MEAN = "mean"
 CODEC = "codec/"  # a codec alone is the row `codec/NAME`
-VERSION = 2  # raised when a score or a forecast of the same weights changes
+VERSION = 3  # raised when a score or a forecast of the same weights changes
 
 DEFINITIONS = {
     "vrmse_member": "vrmse of each member, averaged over the members",
@@ -120,6 +120,7 @@ def to_xarray(table: Sequence[Mapping[str, Any]], evaluations: Mapping[str, int]
     frame = pd.DataFrame(list(table)).rename(columns={"method": "row", "lead": "lead_time"})
     axes = ["row", "field", "lead_time", "score"]
     found = xr.Dataset.from_dataframe(frame.set_index(axes)[["value", "low", "high", "count"]].astype(float))
+    found = found.where(np.isfinite(found))
     order = {axis: list(dict.fromkeys(frame[axis])) for axis in axes}
     return found.sel(order).assign_coords(evaluations=("row", [(evaluations or {}).get(m, 0) for m in order["row"]]))
 

@@ -293,13 +293,18 @@ def walk(validation: Validation, members: int = 4) -> tuple[list[Trial], dict[st
     """
     name, tried = validation.name, {f"{sampler}@{n}": (sampler, n) for sampler, n in settings(validation.name.objective)}
     path = validation.runs.folder(str(name)) / "trials.json"
-    stamp = {"weights": validation.runs.weights(name), "version": VERSION}
-    stamp |= {"leads": validation.leads, "cases": validation.count, "members": members}
+    stamp: dict[str, Any] = {"weights": validation.runs.weights(name), "version": VERSION}
+    stamp |= {"leads": validation.leads, "cases": validation.count, "members": members, "headline": [*validation.headline]}
     done = _done(path, stamp)
     left = [key for key in tried if key not in done]
     if left:
-        LOGGER.info("%s: timing %d samplers", name, len(left))
-        seconds = cost(validation, [tried[key] for key in left])
+        LOGGER.info("%s: timing %d samplers", name, len(tried))
+        seconds = cost(validation, list(tried.values()))  # of all, in one session, to be compared
+        for key in tried.keys() - left:
+            if isinstance(done[key], list):
+                done[key] = [t | {"seconds": seconds[tried[key]]} for t in done[key]]
+    else:
+        LOGGER.info("%s: all of it was tried before; delete %s to try again", name, path)
     for k, key in enumerate(left, 1 + len(tried) - len(left)):
         LOGGER.info("%s: trying %s, %d of %d", name, key, k, len(tried))
         count = 1 if SAMPLERS[tried[key][0]].deterministic else members

@@ -87,7 +87,8 @@ def test_everything_that_is_tried_can_be_used(objective):
 def stub(tmp_path) -> Callable[[str], SimpleNamespace]:
     """A validation that knows its model and a folder only."""
     runs = SimpleNamespace(folder=lambda name: tmp_path / name, weights=lambda name: "abc")
-    return lambda objective: SimpleNamespace(name=ModelName(objective, "identity", "unet"), runs=runs, leads=2, count=4)
+    known = {"runs": runs, "leads": 2, "count": 4, "headline": ("u",)}
+    return lambda objective: SimpleNamespace(name=ModelName(objective, "identity", "unet"), **known)
 
 
 def tried_as(setting: Setting, members: int, seconds: float) -> Trial:

@@ -401,8 +401,14 @@ def test_derived_fields_of_the_wind(truth, tmp_path):
     broken = open_dataset(card, "train", save(ds.assign(u_component_of_wind=u), tmp_path / "nan.zarr"))
     with pytest.raises(InputError, match=r"nan.zarr: 'u_component_of_wind' of field .* is not finite at time 2018-01-01T18"):
         broken.vorticity500.load()
-    with pytest.raises(InputError, match="no variable v_component_of_wind for field 'v_component_of_wind'"):
+    with pytest.raises(InputError, match="no variable vorticity500 or v_component_of_wind for field 'vorticity500'"):
         open_dataset(card, "train", save(ds.drop_vars("v_component_of_wind"), tmp_path / "half.zarr"))
+    with pytest.raises(InputError, match=r"'u_component_of_wind' has no levels .* field 'vorticity500' is at 500 hPa"):
+        flat = ds.assign({name: ds[name].isel(level=0, drop=True) for name in wind})
+        open_dataset(card, "train", save(flat, tmp_path / "flat.zarr"))
+    knots = System.model_validate(CARD.model_dump() | {"fields": [fields[-1] | {"units": "knots"}]})
+    with pytest.raises(InputError, match="'gust' is derived in 'm s-1', the card of era5 has 'knots'"):
+        open_dataset(knots, "train", path)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (121, 240)])

@@ -53,12 +53,12 @@ class Season:
         seconds = dates.astype("datetime64[s]").astype(np.float64)
         yearly, daily = np.ptp(seconds) >= YEAR - DAY, len(seconds) > 1 and np.diff(seconds).min() < DAY
         self.periods = [p for p, used in ((YEAR, yearly), (DAY, daily)) if used]
-        features, start, products = self._features(dates), 0, []
+        features, start, products = self._features(dates), 0, torch.zeros(())
         for x in states:
             rows, start = features[start : start + len(x)], start + len(x)
-            products.append(torch.einsum("bf,b...->f...", rows, x.double().cpu()))
+            products = products + torch.einsum("bf,b...->f...", rows, x.double().cpu())
         inverse = torch.linalg.pinv(features.T @ features, hermitian=True)
-        self.coefficients = torch.einsum("fg,g...->f...", inverse, torch.stack(products).sum(0))
+        self.coefficients = torch.einsum("fg,g...->f...", inverse, products)
 
     def __call__(self, dates: np.ndarray) -> Tensor:
         """Normalised states (B, C, *S) at some dates (B,)."""

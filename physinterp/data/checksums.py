@@ -83,7 +83,9 @@ def stamp(path: Store) -> str:
     content = []
     for file in files:
         root, stat = root_of(file), file.stat()
-        entry = known.setdefault(root, notes(root)).get(file.relative_to(root).as_posix(), {})
+        if root not in known:
+            known[root] = notes(root)
+        entry = known[root].get(file.relative_to(root).as_posix(), {})
         measured = stat.st_size, stat.st_mtime_ns
         trusted = (entry.get("size"), entry.get("mtime_ns")) == measured
         content.append([file.relative_to(where).as_posix(), entry["sha256"] if trusted else measured])
@@ -92,7 +94,8 @@ def stamp(path: Store) -> str:
 
 def _beside(path: Path) -> bool:
     """Whether a file only tells of the data."""
-    return path.name in (NAME, REGIONS, "generation.json", "stats.yaml") or path.name[0] == "." or ".part" in path.name
+    told = path.name in (NAME, REGIONS, "generation.json", "stats.yaml")
+    return told or (path.name[0] == "." and not path.name.startswith(".z"))  # of zarr 2 the metadata
 
 
 def root_of(file: Path) -> Path:

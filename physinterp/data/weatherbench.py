@@ -143,7 +143,11 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
     for field in system.fields:
         if derived := _derived(ds, field):
             function, parts = derived
-            name, da = field.name, function(*(checked(values(p)[1], p.name, p) for p in parts))
+            wind = [values(p) for p in parts]
+            name, da = field.name, function(*(checked(u, n, p) for (n, u), p in zip(wind, parts, strict=True)))
+            if field.units and not same_units(da.attrs["units"], field.units):
+                found = da.attrs["units"]
+                raise InputError(f"field {name!r} is derived in {found!r}, the card of {system.name} has {field.units!r}")
         else:
             name, da = values(field)
         da = _placed(da, system, store).transpose("time", ..., *system.grid.names)
@@ -161,7 +165,7 @@ def _derived(ds: xr.Dataset, field: Field) -> tuple[Callable[..., xr.DataArray],
     if any(n in ds.data_vars for n in names):
         return None
     found = next((DERIVED[n] for n in names if n in DERIVED), None)
-    return found and (found[0], [Field(name=n, units="m s-1", level=field.level) for n in found[1]])
+    return found and (found[0], [field.model_copy(update={"aliases": (n,), "units": "m s-1"}) for n in found[1]])
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ METRICS: dict[str, Callable[..., Tensor | CorrelationTime | Reliability]] = {
 }
 
 # of one number per case and field, which a table of scores has on request
+HIGHER = ("pearson", "coherence")  # of these, where higher is better
 FURTHER = ("rmse", "nrmse", "nmae", "linf", "bias", "pearson", "coherence", "energy_score")
 
 DIAGNOSTICS: dict[str, Callable[..., Tensor | Nusselt]] = {
@@ -255,6 +256,8 @@ def further(
         if name == "energy_score":
             found[name] = energy_score(members, truth, weights)
         elif name == "coherence":
+            if not axes:
+                raise InputError("coherence needs a periodic axis, and this grid has none; leave it out")
             found[name] = coherence(members, each, weights, axes=axes, spacing=spacing).mean(0)
         else:
             found[name] = cast(Tensor, f(members, each, weights)).mean(0)
@@ -270,6 +273,7 @@ __all__ = [
     "BANDS",
     "DIAGNOSTICS",
     "FURTHER",
+    "HIGHER",
     "METRICS",
     "VERSION",
     "CorrelationTime",
