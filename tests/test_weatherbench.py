@@ -12,10 +12,11 @@ import pytest
 import xarray as xr
 import yaml
 
-from physinterp.data import open_dataset, sphere, splits, store, weatherbench
+from physinterp.data import open_dataset, sphere, splits, store, trainable
 from physinterp.data.forcings import static
 from physinterp.data.sphere import grid_of
 from physinterp.data.statistics import KEYS, moments
+from physinterp.data.units import same_units
 from physinterp.errors import InputError
 from physinterp.evaluate import cases
 from physinterp.system import System, load_system
@@ -176,7 +177,7 @@ def test_splits_are_dates_of_the_card(truth, tmp_path):
         "2018-01-03T18"
     )
     np.testing.assert_array_equal(test.msl[0], expected(truth, "msl")[16:])
-    assert splits(path, card) == ("train", "test", "valid") and splits(path) == ()
+    assert splits(path, card) == ("train", "test") and splits(path) == ()
     with pytest.raises(InputError, match="2018-01-01T00 to 2018-01-10T18, nothing of split 'valid'"):
         open_dataset(card, "valid", path)
     with pytest.raises(InputError, match="no split 'tests' in the card of era5: did you mean 'test'"):
@@ -187,6 +188,9 @@ def test_a_split_that_the_file_covers_in_part_is_said(nc, caplog):
     with caplog.at_level(logging.WARNING):
         open_dataset(ERA5, "valid", nc)
     assert "only 2018-01-01T00 to 2018-01-10T18 of split valid (2018-01-01 to 2019-12-16)" in caplog.text
+    assert splits(nc, ERA5) == ("valid",)  # the others are told to be missing before anything is trained
+    with pytest.raises(InputError, match=r"training needs the splits train and valid, and train is missing \(found valid\)"):
+        trainable(ERA5, nc)
 
 
 def test_a_folder_of_files_is_one_record(truth, tmp_path):
@@ -337,9 +341,9 @@ def test_units_are_compared_however_written():
         ("K", "kelvin"),
         ("m/s", "m s**-1"),
     ]:
-        assert weatherbench.same_units(one, other)
+        assert same_units(one, other)
     for one, other in [("hPa", "Pa"), ("degC", "K"), ("m s-1", "m s-2"), ("m", "m2 s-2")]:
-        assert not weatherbench.same_units(one, other)
+        assert not same_units(one, other)
 
 
 def test_other_grids_are_refused_or_regridded(nc, truth):

@@ -95,7 +95,7 @@ def splits(data: str | Path, system: System | None = None) -> tuple[str, ...]:
     path = located(data)
     adapter = adapter_of(path, system)
     found = tuple(name for name in adapter.splits(path) if name)
-    return found or (tuple(system.splits) if system is not None and adapter is weatherbench else ())
+    return found or (weatherbench.covered(path, system) if system is not None and adapter is weatherbench else ())
 
 
 def fitted(system: System, data: Store) -> System:

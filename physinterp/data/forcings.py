@@ -10,7 +10,8 @@ import xarray as xr
 from physinterp.data.remote import located
 from physinterp.data.sphere import axes
 from physinterp.data.store import opened, stores
-from physinterp.data.weatherbench import EXPECTED, same_units, still
+from physinterp.data.units import same_units
+from physinterp.data.weatherbench import EXPECTED, still
 from physinterp.errors import InputError
 from physinterp.grid import Grid
 from physinterp.system import System

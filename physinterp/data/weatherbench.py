@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +29,7 @@ import xarray as xr
 from physinterp.data import sphere
 from physinterp.data.remote import Store
 from physinterp.data.store import check_chunks, lazy, opened, persistent, stamp, stores
+from physinterp.data.units import same_units
 from physinterp.errors import InputError
 from physinterp.system import Field, System, near
 
@@ -94,21 +94,18 @@ def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Da
     return _samples(ds, *_cut(ds["time"].values, system, path), system)
 
 
-def same_units(one: str, other: str) -> bool:
-    """Whether two units are the same, however written: m**2 s**-2, m2 s-2, m^2/s^2."""
-    return _powers(one) == _powers(other)
-
-
-def _powers(units: str) -> dict[str, int]:
-    powers: dict[str, int] = {}
-    sign = 1
-    for slash, symbol, power in re.findall(r"(/)|([A-Za-z%]+)(?:\*\*|\^)?([+-]?\d+)?", units):
-        if slash:
-            sign = -1
-        else:
-            name = {"kelvin": "K", "pascal": "Pa", "dimensionless": ""}.get(symbol, symbol)
-            powers[name] = powers.get(name, 0) + sign * int(power or 1)
-    return {name: power for name, power in powers.items() if name and power}
+def covered(path: Store, system: System) -> tuple[str, ...]:
+    """The splits of the card of which the files have dates; all, where they have no dates."""
+    found = [dates for store in stores(path) if (dates := _dates(opened(store), store)[1]) is not None]
+    if not found:
+        return tuple(system.splits)
+    first, last = min(dates.min() for dates in found), max(dates.max() for dates in found)
+    day = np.timedelta64(1, "D")
+    return tuple(
+        name
+        for name, s in system.splits.items()
+        if not (s.start and s.end) or (np.datetime64(s.start) <= last and first < np.datetime64(s.end) + day)
+    )
 
 
 # one store -----------------------------------------------------------------------------------------------------------
