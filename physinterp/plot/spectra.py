@@ -89,7 +89,7 @@ def _stack(ax: Axes, parts: xr.DataArray) -> None:
             parts["k"].values[1:], low, np.maximum(edge, low), color=colour, alpha=0.75, lw=0, label=f"error: {name}"
         )
         low = np.maximum(edge, low)
-    top = np.nanmax(edges[-1], initial=1.0)
+    top = min(np.nanmax(edges[-1], initial=1.0), 1e3)  # more is in shells where the truth has next to nothing
     ax.axhline(1, color="black", linewidth=1)
     ax.set(xscale="log", yscale="log", ylim=(max(float(np.nanmin(edges[-1], initial=1.0)) / 10, 1e-8), top * 2))
     ax.minorticks_off()
