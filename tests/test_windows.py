@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from test_data import RBC, write_well
 from toy import KOLMOGOROV
 
 from physinterp.data import bench, convert, open_dataset, well
+from physinterp.data.hdf5 import HDF5Array, RawBlock
 from physinterp.data.windows import Windows, shuffled, time_splits
 from physinterp.errors import InputError
 
@@ -175,6 +178,30 @@ def test_damage_is_said_where_it_is(tmp_path):
         windows[0]
 
 
+@pytest.mark.parametrize("how", [{}, {"chunks": (1, 3, 6, 4)}, {"dtype": ">f4"}, {"dtype": "f8"}, {"external": "raw.bin"}])
+def test_frames_of_hdf5_are_those_of_h5py(tmp_path, how):
+    """What is in one piece and in the order of the machine is read past h5py, everything else by it; the same values."""
+    values = np.random.default_rng(0).standard_normal((2, 7, 6, 4)).astype(np.float32)
+    how = how | ({"external": [(str(tmp_path / "raw.bin"), 0, values.nbytes)]} if "external" in how else {})
+    with h5py.File(tmp_path / "a.h5", "w", userblock_size=512) as file:
+        file.create_dataset("u", shape=values.shape, **{"dtype": "f4", **how})[:] = values
+        stored = HDF5Array.of(file["u"], tmp_path / "a.h5")
+    data = stored.open()
+    assert isinstance(data, RawBlock) == (how in ({}, {"dtype": "f8"}))
+    for index in [(1, slice(2, 5)), (0, slice(1, 7, 3)), (1, 4), np.s_[:, 2:4], np.s_[1, :, 3], (1, slice(3, 3))]:
+        np.testing.assert_array_equal(data[index], values[index])
+
+
+def test_a_file_cut_while_it_is_read(root, tmp_path):
+    path = tmp_path / "data" / "train" / "a.hdf5"
+    shutil.copytree(root / "data", tmp_path / "data")
+    windows = Windows(RBC, "train", tmp_path, batch=80)
+    windows[0]
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"a.hdf5: truncated in trajectory \d at frame \d: copy or download it again"):
+        windows[0]
+
+
 def test_speed(tmp_path):
     """At least 0.7 of a bare loop over the same arrays, from HDF5 and from the converted copy. The best of some tries."""
     system = KOLMOGOROV.with_grid((64, 64))
@@ -197,6 +224,7 @@ import resource, sys
 import dask, numpy as np
 from physinterp.data import open_dataset
 from physinterp.data.statistics import statistics
+from physinterp.data.hdf5 import HDF5Array, RawBlock
 from physinterp.data.windows import Windows
 from physinterp.system import load_system
 system, path = load_system(sys.argv[1]), sys.argv[2]

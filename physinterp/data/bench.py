@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from physinterp.data.containers import ZarrArray
 from physinterp.data.windows import PartOfWindow, Windows
 
 
@@ -52,6 +51,5 @@ def _bare(windows: Windows, step: int, handles: dict[PartOfWindow, Any]) -> None
         arrays, sample, frames = windows.place(int(number))
         for part in arrays:
             if part not in handles:
-                stored = part.stored
-                handles[part] = stored.library() if isinstance(stored, ZarrArray) else stored.open()
+                handles[part] = part.stored.library()
             np.asarray(handles[part][part.index(sample, frames)])

@@ -5,9 +5,8 @@ All of them are `physinterp.data.parts.Stored`.
 
 from __future__ import annotations
 
-import itertools
-import math
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +22,7 @@ from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from physinterp.data import archive
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened
-from physinterp.data.parts import Stored
+from physinterp.data.parts import RawFrames, Stored
 from physinterp.errors import InputError
 
 Named = tuple[Stored, tuple[str, ...] | None]
@@ -31,7 +30,7 @@ Named = tuple[Stored, tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
-class _Array:
+class _Array(ABC):
     """What the arrays have in common; `key` is the name inside of the file."""
 
     path: Path
@@ -45,9 +44,13 @@ class _Array:
         """Number of dimensions."""
         return len(self.shape)
 
+    @abstractmethod
+    def library(self) -> Any:
+        """The open array, as the package of its format reads it."""
+
     def open(self) -> Any:
         """The open array."""
-        raise NotImplementedError
+        return self.library()
 
     def __getitem__(self, index: Any) -> np.ndarray:
         with explained(self.path):
@@ -57,7 +60,7 @@ class _Array:
 class NumpyArray(_Array):
     """A `.npy` file, mapped into memory."""
 
-    def open(self) -> np.ndarray:
+    def library(self) -> np.ndarray:
         """The mapped array."""
         return np.lib.format.open_memmap(self.path, mode="r")
 
@@ -65,7 +68,7 @@ class NumpyArray(_Array):
 class ZippedArray(_Array):
     """A member of an `.npz` file; it is read whole."""
 
-    def open(self) -> np.ndarray:
+    def library(self) -> np.ndarray:
         """The array in memory."""
         return _unzipped(self.path, self.key, self.path.stat().st_mtime_ns)
 
@@ -73,7 +76,7 @@ class ZippedArray(_Array):
 class NetCDFArray(_Array):
     """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked; xarray reads it, under its lock."""
 
-    def open(self) -> Any:
+    def library(self) -> Any:
         """The open variable."""
         group, _, name = self.key.rpartition("/")
         return _Decoded(_netcdf(self.path, group)[name].variable, self.dtype)
@@ -103,13 +106,12 @@ class _Decoded:
         return np.asarray(self.variable[index].values, dtype=self.dtype)
 
 
-class RawChunks:
+class RawChunks(RawFrames):
     """An uncompressed zarr array of chunks (1, frames, *rest), read from its files."""
 
     def __init__(self, path: Path, array: zarr.Array) -> None:
+        super().__init__(array.shape, array.dtype, array.chunks[1])
         self.store, self.name, self.folder = path, array.path, str(path / array.path)
-        self.shape, self.chunks, self.dtype = array.shape, array.chunks, array.dtype
-        self.frame = self.dtype.itemsize * math.prod(self.shape[2:])
         self._key = array.metadata.encode_chunk_key
 
     @staticmethod
@@ -119,36 +121,17 @@ class RawChunks:
         whole = array.ndim > 2 and array.chunks[:1] == (1,) and array.chunks[2:] == array.shape[2:]
         return plain and whole and array.dtype.isnative
 
-    def __getitem__(self, index: Any) -> np.ndarray:
-        index = (*np.index_exp[index], *(slice(None),) * (len(self.shape) - len(np.index_exp[index])))
-        samples, frames = index[0], index[1]
-        if not isinstance(samples, int | np.integer):
-            return np.stack([self[(i, *index[1:])] for i in range(self.shape[0])[samples]])
-        wanted = range(self.shape[1])[frames] if isinstance(frames, slice) else range(frames, frames + 1)
-        found = [self._frames(int(samples), *run) for run in self._runs(wanted)]
-        values = found[0] if len(found) == 1 else np.concatenate(found)
-        return values[(slice(None) if isinstance(frames, slice) else 0, *index[2:])]
-
-    def _runs(self, wanted: range) -> list[tuple[int, int, int]]:
-        """Chunk, first frame in it, number of frames: what can be read at once."""
-        per = self.chunks[1]
-        if wanted.step != 1:
-            return [(k // per, k % per, 1) for k in wanted]
-        cuts = [wanted.start, *range((wanted.start // per + 1) * per, wanted.stop, per), wanted.stop]
-        return [(a // per, a % per, b - a) for a, b in itertools.pairwise(cuts) if b > a]
-
-    def _frames(self, sample: int, chunk: int, first: int, count: int) -> np.ndarray:
-        rest = self.shape[2:]
-        key = self._key((sample, chunk, *(0,) * len(rest)))
+    def read(self, values: np.ndarray, sample: int, piece: int, first: int) -> None:
+        """From one chunk."""
+        key = self._key((sample, piece, *(0,) * (len(self.shape) - 2)))
         try:
             with open(f"{self.folder}/{key}", "rb", buffering=0) as file:
                 file.seek(first * self.frame)
-                content = file.read(count * self.frame)
+                size = file.readinto(values.data)
         except FileNotFoundError as error:
             raise InputError(f"{self.store}: the chunk {self.name}/{key} is missing: make the store again") from error
-        if len(content) < count * self.frame:
+        if size != values.nbytes:
             raise InputError(f"{self.store}: the chunk {self.name}/{key} is truncated: make the store again")
-        return np.frombuffer(content, self.dtype).reshape(count, *rest)
 
 
 def arrays(path: Path, group: str = "") -> Mapping[str, Named]:

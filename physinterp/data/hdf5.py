@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from physinterp.data.parts import RawFrames
 from physinterp.data.remote import Location, Remote
 from physinterp.errors import InputError
 
@@ -79,8 +81,13 @@ class HDF5Array:
         """Number of dimensions."""
         return len(self.shape)
 
-    def open(self) -> h5py.Dataset:
+    def open(self) -> h5py.Dataset | RawBlock:
         """The open data set; it keeps its file open."""
+        data = self.library()
+        return RawBlock(self.path, data) if isinstance(self.path, Path) and RawBlock.fit(data) else data
+
+    def library(self) -> h5py.Dataset:
+        """The data set as h5py reads it."""
         with explained(self.path):
             data = h5py.File(_source(self.path), "r")[self.key]
         if isinstance(self.path, Remote):
@@ -90,6 +97,30 @@ class HDF5Array:
     def __getitem__(self, index: Any) -> np.ndarray:
         with opened(self.path) as file:
             return np.asarray(file[self.key][index])
+
+
+class RawBlock(RawFrames):
+    """An HDF5 data set (N, T, *rest) that its file keeps in one piece, as The Well does, read past h5py."""
+
+    def __init__(self, path: Path, data: h5py.Dataset) -> None:
+        super().__init__(data.shape, data.dtype, data.shape[1])
+        self.path, self.start = path, data.id.get_offset()
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    @staticmethod
+    def fit(data: h5py.Dataset) -> bool:
+        """Whether a data set is kept in this way, on a system that reads at an offset."""
+        kept = data.id.get_create_plist()
+        whole = kept.get_layout() == h5py.h5d.CONTIGUOUS and not kept.get_external_count() and data.ndim > 2
+        plain = data.dtype.kind == "f" and data.dtype.isnative and data.id.get_offset() is not None
+        return whole and plain and hasattr(os, "preadv")
+
+    def read(self, values: np.ndarray, sample: int, piece: int, first: int) -> None:
+        """From the trajectory, which is one piece."""
+        start = self.start + (sample * self.per + first) * self.frame
+        if os.preadv(self._file, [values.data], start) != values.nbytes:
+            raise InputError(f"{self.path}: truncated in trajectory {sample} at frame {first}: copy or download it again")
 
 
 def files_in(folder: Location) -> tuple[Location, ...]:

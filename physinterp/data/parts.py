@@ -6,7 +6,9 @@ directly. Nothing is open until it is read.
 
 from __future__ import annotations
 
+import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,12 +61,53 @@ class Stored(Protocol):
         ...
 
     def open(self) -> Any:
-        """The open array, indexed with integers and slices; it stays open as long as it is referred to."""
+        """The open array, indexed with integers and slices, read the fastest way; open as long as it is referred to."""
+        ...
+
+    def library(self) -> Any:
+        """The same, as the package of the format reads it."""
         ...
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """Read a part."""
         ...
+
+
+class RawFrames(ABC):
+    """An array (N, T, *rest) whose frames lie in its files as they are in memory, read without the library of the format,
+    which takes longer to find a frame than to read it.
+
+    Arguments:
+        shape, dtype: of the array.
+        per: frames of a trajectory that lie one after the other.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], per: int) -> None:
+        self.shape, self.dtype, self.per = shape, dtype, per
+        self.frame = dtype.itemsize * math.prod(shape[2:])
+
+    @abstractmethod
+    def read(self, values: np.ndarray, sample: int, piece: int, first: int) -> None:
+        """Fill `values` (n, *rest) with the frames from number `first` of a piece of a trajectory on."""
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        index = index if isinstance(index, tuple) else (index,)
+        samples, frames = (*index, slice(None))[:2]
+        if not isinstance(samples, int | np.integer):
+            return np.stack([self[(i, *index[1:])] for i in range(self.shape[0])[samples]])
+        wanted = range(self.shape[1])[frames] if isinstance(frames, slice) else range(frames, frames + 1)
+        values, done = np.empty((len(wanted), *self.shape[2:]), self.dtype), 0
+        for piece, first, count in self._runs(wanted):
+            self.read(values[done : done + count], int(samples), piece, first)
+            done += count
+        return values[(slice(None) if isinstance(frames, slice) else 0, *index[2:])]
+
+    def _runs(self, wanted: range) -> list[tuple[int, int, int]]:
+        """Piece, first frame in it, number of frames: what can be read at once."""
+        if wanted.step != 1:
+            return [(*divmod(k, self.per), 1) for k in wanted]
+        cuts = [wanted.start, *range((wanted.start // self.per + 1) * self.per, wanted.stop, self.per), wanted.stop]
+        return [(*divmod(a, self.per), b - a) for a, b in itertools.pairwise(cuts) if b > a]
 
 
 @dataclass(frozen=True)
