@@ -39,7 +39,8 @@ class Noise:
     ) -> None:
         self.seed, self.shape, self.correlation = seed, shape, correlation
         self.colour, self.batch = colour, batch
-        self._coloured: dict[tuple[int, int, int], Tensor] = {}  # of one step
+        self._coloured: dict[tuple[int, int, int], Tensor] = {}  # of one step, as is what follows
+        self._batch: dict[int, tuple[tuple[int, ...], Tensor]] = {}  # per draw: the last batch, and its members
         self._white: dict[tuple[int, int], tuple[torch.Generator, list[Tensor]]] = {}
         self._kept: dict[tuple[int, int], tuple[int, Tensor]] = {}  # (member, k): the last step that was asked for
 
@@ -69,11 +70,13 @@ class Noise:
 
     def of(self, step: int, members: Tensor, device: torch.device) -> NoiseFn:
         """noise(k) of a batch whose rows belong to these members."""
-        names = members.tolist()
+        names = tuple(members.tolist())
 
         def draws(k: int) -> Tensor:
             self._colour(step, sorted(set(names)), k, device)
-            return torch.stack([self._coloured[step, m, k] for m in names])
+            if k not in self._batch or self._batch[k][0] != names:  # other initial states often have the same members
+                self._batch[k] = names, torch.stack([self._coloured[step, m, k] for m in names])
+            return self._batch[k][1]
 
         return draws
 
@@ -81,6 +84,7 @@ class Noise:
         """Put the draws of the members through `colour` where that is not done yet."""
         if self._coloured and next(iter(self._coloured))[0] != step:
             self._coloured.clear()
+            self._batch.clear()
         todo = [m for m in members if (step, m, k) not in self._coloured]
         for first in range(0, len(todo), self.batch):
             part = todo[first : first + self.batch]
