@@ -134,23 +134,31 @@ def memory() -> None:
 
 
 def writing(name: str, steps: int, repeats: int) -> None:
-    """What a store adds to a rollout that keeps nothing, in turns."""
+    """What a store adds to a rollout that keeps nothing, in turns, each of them first in every other one."""
     made, state = emulator(load_system(name), Bounded(load_system(name)))
     clocks = {"wall": time.perf_counter, "processor": time.process_time}
-    extra: dict[str, list[float]] = {name: [] for name in clocks}
-    for i in range(repeats):
-        at = [[clock() for clock in clocks.values()]]
-        for _ in made.rollout(state, steps, MEMBERS, seed=i):
-            pass
-        at.append([clock() for clock in clocks.values()])
+
+    def timed(stored: bool, seed: int) -> list[float]:
         with tempfile.TemporaryDirectory() as folder:
-            made.forecast(state, steps, members=MEMBERS, seed=i, out=Path(folder) / "f.zarr")
-            at.append([clock() for clock in clocks.values()])
-        for found, (begun, between, end) in zip(extra.values(), zip(*at, strict=True), strict=True):
-            found.append((end - between) / (between - begun) - 1)
-    print(f"writing {steps} steps x {MEMBERS} members of {name} adds, to be under 5 %:")
-    for clock, found in extra.items():
-        print(f"    {clock} time {statistics.median(found):+.1%} ({min(found):+.1%} to {max(found):+.1%})")
+            begun = [clock() for clock in clocks.values()]
+            if stored:
+                made.forecast(state, steps, members=MEMBERS, seed=seed, out=Path(folder) / "f.zarr")
+            else:
+                for _ in made.rollout(state, steps, MEMBERS, seed=seed):
+                    pass
+            return [clock() - t for clock, t in zip(clocks.values(), begun, strict=True)]
+
+    timed(True, 0)
+    turns = [{stored: timed(stored, i) for stored in ((False, True) if i % 2 else (True, False))} for i in range(repeats)]
+    print(f"writing {steps} steps x {MEMBERS} members of {name} adds, to be under 5 %; {repeats} turns:")
+    for k, clock in enumerate(clocks):
+        pairs = torch.tensor([[turn[True][k], turn[False][k]] for turn in turns])
+        drawn = pairs[torch.randint(repeats, (2000, repeats), generator=torch.Generator().manual_seed(0))].sum(1)
+        low, high = torch.quantile(drawn[:, 0] / drawn[:, 1] - 1, torch.tensor([0.025, 0.975])).tolist()
+        whole = pairs.sum(0)
+        print(
+            f"    {clock} time {whole[0] / whole[1] - 1:+.1%} [{low:+.1%}, {high:+.1%}], {whole[1] / repeats:.1f} s without"
+        )
 
 
 def watching(name: str, steps: int, repeats: int) -> None:
