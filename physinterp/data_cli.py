@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from physinterp.console import bar, console, duration, say, scheduled
 from physinterp.errors import InputError
@@ -136,7 +137,7 @@ def inspect(
     screen = console()
     table = Table(title=path, title_justify="left", show_header=False)
     for subject, text in report.found.items():
-        table.add_row(subject, text)
+        table.add_row(subject, Text(text))
     if report.found:
         screen.print(table)
     for line in report.use:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 from server import serving
 from test_array import CARD, VALUES
 from test_data import APEBENCH, RBC, WELL, arrays, needs_shared, write_well
+from test_weatherbench import SHARED
+from test_weatherbench import needs_shared as needs_era5
+from test_well import SHEAR_FLOW, shear_flow
 
 from physinterp.data import fitted, well
-from physinterp.data.inspect import inspect
+from physinterp.data.inspect import Report, inspect
 from physinterp.errors import InputError
-from physinterp.system import load_system
+from physinterp.grid import Grid
+from physinterp.system import System, load_system, validate
+
+NODES = ("uniform", "chebyshev")
 
 
 def test_data_of_the_well(tmp_path):
@@ -66,6 +74,64 @@ def test_own_arrays_get_a_card_to_begin_with(tmp_path):
     again = inspect(path, system)
     assert not again.wrong and again.use[0] == "open it as my data with the adapter array"
     assert any("to train on it, name the splits" in line for line in again.use)
+
+
+def drafted(path: Path, folder: Path) -> tuple[Report, System]:
+    """The report on data that no card fits, and the card that it drafts."""
+    report = inspect(path)
+    assert report.wrong.pop().startswith("no card fits") and report.use[0].startswith("with a card such as this")
+    (folder / "card.yaml").write_text(report.use[0].partition("\n")[2])
+    again = inspect(path, system := load_system(folder))
+    assert not again.wrong and again.use == report.use[1:] and again.found.items() <= report.found.items()
+    return report, system
+
+
+def test_a_card_for_weather(tmp_path):
+    dates = np.datetime64("2001-01-01", "ns") + np.arange(4 * 300) * np.timedelta64(6, "h")
+    coords = {"time": dates, "level": ("level", [50000.0, 85000.0], {"units": "Pa"})}
+    coords |= {"latitude": np.linspace(90, -90, 7), "longitude": np.arange(0, 360, 30.0)}
+    values = np.random.default_rng(0).standard_normal((1200, 7, 12, 2)).astype("f4")
+    dims = ("time", "latitude", "longitude")
+    ds = xr.Dataset({"t": ((*dims, "level"), values), "lsm": (dims[1:], values[0, ..., 0])}, coords)
+    ds["msl"] = dims, values[..., 0], {"units": "Pa", "long_name": "pressure"}
+    ds.to_netcdf(tmp_path / "a.nc")
+    report, system = drafted(tmp_path / "a.nc", tmp_path)
+    assert system.field_names == ("t500", "t850", "msl") and system.fields[2].units == "Pa"  # what has no date is none
+    assert system.grid.boundary == ("pole", "periodic") and system.grid.fixed == (False, True) and system.dt == 6.0
+    assert system.grid.names == ("latitude", "longitude") and system.time_unit == "h" and len(system.splits) == 3
+    assert report.found["train"].startswith("1 trajectory of 932 frames")
+
+
+@needs_era5
+@pytest.mark.parametrize("path", sorted(SHARED.glob("*.nc")), ids=lambda p: p.stem[:20])
+def test_a_card_for_every_piece_of_weather(path, tmp_path):
+    if "natlantic" in path.name:
+        assert inspect(path).use[0] == "open it as natlantic with the adapter weatherbench"
+    else:
+        drafted(path, tmp_path)
+
+
+def test_a_card_for_sets_of_the_well(tmp_path):
+    shear_flow(tmp_path / "well" / "train" / "a.hdf5")
+    with h5py.File(tmp_path / "well" / "train" / "a.hdf5", "r+") as file:
+        del file["scalars/Reynolds"]
+        file["scalars/Reynolds"] = [1e4, 1e5]
+        file["scalars/Reynolds"].attrs.update({"sample_varying": True, "time_varying": False})
+    _, system = drafted(tmp_path / "well", tmp_path)
+    known = validate(System, SHEAR_FLOW, "card")
+    assert set(system.field_names) == set(known.field_names) and system.grid == known.grid and system.dt == known.dt
+    assert [p.name for p in system.parameters] == ["Reynolds"] and system.parameters[0].transform == "log10"
+
+
+def test_a_card_for_walls(tmp_path):
+    known = validate(System, {**SHEAR_FLOW, "name": "walls", "parameters": []}, "card")
+    wall, uneven = (dataclasses.replace(a, boundary="wall", nodes=n) for a, n in zip(known.grid.axes, NODES, strict=True))
+    known = known.model_copy(update={"grid": Grid((wall, uneven))})
+    well.write(tmp_path / "well" / "train" / "a.hdf5", known, arrays(known), 0.1 * np.arange(5), {})
+    _, system = drafted(tmp_path / "well", tmp_path)
+    assert system.grid.boundary == ("wall", "wall") and system.grid.axes[1].nodes == "chebyshev"
+    for ours, theirs in zip(system.grid.axes, known.grid.axes, strict=True):
+        np.testing.assert_allclose(ours.points, theirs.points, atol=1e-5)
 
 
 def broken(path: Path) -> None:

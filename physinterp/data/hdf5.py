@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,7 +115,7 @@ class RawBlock(RawFrames):
         kept = data.id.get_create_plist()
         whole = kept.get_layout() == h5py.h5d.CONTIGUOUS and not kept.get_external_count() and data.ndim > 2
         plain = data.dtype.kind == "f" and data.dtype.isnative and data.id.get_offset() is not None
-        return whole and plain and hasattr(os, "preadv")
+        return whole and plain and sys.platform != "win32"
 
     def read(self, values: np.ndarray, sample: int, piece: int, first: int) -> None:
         """From the trajectory, which is one piece."""

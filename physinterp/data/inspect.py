@@ -13,14 +13,15 @@ import numpy as np
 import xarray as xr
 
 from physinterp.config import load_benchmark
-from physinterp.data import ADAPTERS, Adapter, array, open_dataset
+from physinterp.data import ADAPTERS, Adapter, open_dataset
 from physinterp.data.containers import SUFFIXES, arrays, is_zarr
+from physinterp.data.draft import as_text, draft
 from physinterp.data.hdf5 import opened
 from physinterp.data.parts import check_times
 from physinterp.data.remote import Location, Store, located, location
 from physinterp.data.statistics import moments
 from physinterp.errors import InputError
-from physinterp.system import System, load_system, systems
+from physinterp.system import System, load_system, systems, validate
 
 SMALL = 1e9
 """Bytes of a split up to which all of its values are read."""
@@ -84,9 +85,19 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
         report.wrong += list(problems.values())
         return report
     report.wrong += [f"{card.name}: {problems[card.name]}" for card in cards if card.adapter in formats]
-    report.wrong.append("no card fits: write one of five keys (name, adapter, fields, grid, dt), and give it with --system")
-    if (card_text := _draft(path)) is not None:
-        report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{card_text}")
+    try:
+        found = draft(path, formats)
+        if found is not None:
+            report.use.append(
+                f"with a card such as this, saved as card.yaml and put right where it is not:\n{as_text(found)}"
+            )
+            inner = inspect(data, validate(System, found, "card"), values)
+            report.found |= inner.found
+            report.use += inner.use
+            report.wrong += inner.wrong
+    except InputError as error:
+        report.wrong.append(str(error))
+    report.wrong.append("no card fits: write one (name, adapter, fields, grid, dt), and give it with --system card.yaml")
     return report
 
 
@@ -204,31 +215,6 @@ def _check_values(report: Report, card: System, ds: xr.Dataset, values: bool | N
             report.wrong.append(f"field {name!r} is constant ({row['mean']:g}): leave it out of the card")
         elif row["rms_delta"] <= 1e-6 * row["std"]:
             report.wrong.append(f"field {name!r} does not change in time: it is no field to forecast")
-
-
-def _draft(path: Store) -> str | None:
-    """A card for the largest array of a file, (sample, time, y, x), or (sample, time, y, x, field) where it has five."""
-    if not isinstance(path, Path) or "array" not in {n for n, a in ADAPTERS.items() if a.matches(path)}:
-        return None
-    file, group = next(iter(array.sources(path).values()))
-    here = {n: s for n, (s, _) in arrays(file, group).items() if s.ndim in (4, 5)}
-    if not here:
-        return None
-    name, stored = max(here.items(), key=lambda item: math.prod(item[1].shape))
-    fields = [f"{name or 'field'}_{i}" for i in range(stored.shape[4])] if stored.ndim == 5 else [n or "field" for n in here]
-    axes = [
-        f"{{name: {axis}, size: {size}, start: 0, length: 1, boundary: periodic}}"
-        for axis, size in zip("yx", stored.shape[2:4], strict=True)
-    ]
-    return "\n".join(
-        (
-            f"name: {path.stem}",
-            "adapter: array",
-            f"fields: [{', '.join(f'{{name: {n}}}' for n in fields)}]",
-            f"grid: {{axes: [{', '.join(axes)}]}}",
-            "dt: 1",
-        )
-    )
 
 
 def _range(values: np.ndarray) -> str:

@@ -39,7 +39,7 @@ EXPECTED = "The Well: ROOT/data/{train,valid,test}/*.hdf5 with the groups dimens
 
 def matches(path: Store) -> bool:
     """Whether a file or folder has this layout."""
-    folders = _folders(location(path))
+    folders = split_files(location(path))
     files = next((f for f in folders.values() if f), ())
     if not files:
         return False
@@ -49,7 +49,7 @@ def matches(path: Store) -> bool:
 
 def splits(path: Store) -> tuple[str, ...]:
     """Splits present at a path, in the order train, valid, test."""
-    return tuple(name for name, files in _folders(location(path)).items() if files)
+    return tuple(name for name, files in split_files(location(path)).items() if files)
 
 
 def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Dataset:
@@ -66,7 +66,7 @@ def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Da
 
 def parts(path: Store, split: str, system: System, verify: bool = False) -> list[Part]:
     """What each file of a split holds; arguments as in `read`."""
-    folders = _folders(location(path))
+    folders = split_files(location(path))
     files = folders.get(split) or folders.get("", ())
     if not files:
         raise InputError(f"{path}: no split {split!r}; found {list(splits(path))}; choose one of these")
@@ -120,7 +120,7 @@ def write(
         temporary.unlink(missing_ok=True)
 
 
-def _folders(path: Location) -> dict[str, tuple[Location, ...]]:
+def split_files(path: Location) -> dict[str, tuple[Location, ...]]:
     """Files per split; the key is empty for a bare folder or file that is not named after a split."""
     if path.is_file():
         if path.suffix not in SUFFIXES:
