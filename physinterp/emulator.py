@@ -112,6 +112,7 @@ class Emulator:
         members: int = 1,
         seed: int = 0,
         watchdog: Watchdog | None = None,
+        first: int = 0,
     ) -> Iterator[Tensor]:
         """Roll out normalised fields; one tensor (N, M, C, *S) per step, decoded, on the CPU.
 
@@ -120,18 +121,19 @@ class Emulator:
 
         Arguments:
             x: initial states (N, C, *S).
-            parameters: standardised parameters (N, P).
+            parameters: rows of `System.conditioning` (N, P).
             steps: how many steps.
             members: ensemble size M.
             seed: of the noise.
             watchdog: from `watchdog()`, where its findings are of interest.
+            first: steps from the time of the parameters to x.
         """
         rows = Rows.of(parameters.to(self.device), range(members))
         watchdog = watchdog or self.watchdog()
         x = x[rows.sample]
         watchdog.begin(rows, x, x)
         z = self._encode(x, rows)
-        for _, decoded in self._roll(z, rows, 0, steps, seed, watchdog):
+        for _, decoded in self._roll(z, rows, first, steps, seed, watchdog):
             yield decoded.unflatten(0, (len(parameters), members))
 
     @torch.inference_mode()
@@ -268,10 +270,11 @@ class Emulator:
         colour = self.stepper.model.colour if isinstance(self.stepper, SampledStepper) else torch.clone
         noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour, self.micro_batch)
         for step in range(first, first + steps):
+            told = Conditioning(self.system.told(rows.table, step * self.dt))
 
-            def advance(i: Tensor, z: Tensor = z, step: int = step) -> Tensor:
+            def advance(i: Tensor, z: Tensor = z, step: int = step, told: Conditioning = told) -> Tensor:
                 draws = noise.of(step, rows.member[i], self.device)
-                return self.stepper(z[i].to(self.device), rows.cond.select(i), noise=draws)
+                return self.stepper(z[i].to(self.device), told.select(i), noise=draws)
 
             z = self._chunks(advance, len(z))
             x = self._decode(z, rows)

@@ -214,7 +214,7 @@ def evaluate(forecasts: Iterable[Tensor], truth: Cases, emulator: Emulator, seed
                 scores["mse_of_mean_codec"] = ("case", "field"), error.numpy()
         if seed is not None:
             before = stack.normalise(truth.lead(k - 1, stack.names, grid.names))
-            step = stack.denormalise(next(emulator.states(before, parameters, 1, 1, seed)))
+            step = stack.denormalise(next(emulator.states(before, parameters, 1, 1, seed, first=k)))
             fields = {"member": forecast, "one_step": step, "floor": seen[:, None]}
             scores.update(budget({name: u - target[:, None] for name, u in fields.items()}, grid))
         parts.append(scores)

@@ -13,10 +13,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from physinterp.data.weatherbench import DURATIONS, find
+from physinterp.data.weatherbench import find
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
-from physinterp.system import System
+from physinterp.system import DURATIONS, System
 from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
@@ -33,19 +33,24 @@ class Rows:
     Attributes:
         sample: index of the initial condition, (R,).
         member: number of the member, (R,).
-        cond: conditioning of each row.
+        table: `System.conditioning` of each row at the start, (R, P).
     """
 
     sample: Tensor
     member: Tensor
-    cond: Conditioning
+    table: Tensor
+
+    @property
+    def cond(self) -> Conditioning:
+        """What codecs are told, which is the same at all times."""
+        return Conditioning(self.table)
 
     @classmethod
     def of(cls, parameters: Tensor, members: Sequence[int], first: int = 0) -> Rows:
         """Every member of every sample, samples first; parameters (n, P), of samples numbered from `first`."""
         sample = torch.arange(len(parameters)).repeat_interleave(len(members))
         member = torch.tensor(members).repeat(len(parameters))
-        return cls(sample + first, member, Conditioning(parameters[sample]))
+        return cls(sample + first, member, parameters[sample])
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import numpy as np
 import xarray as xr
 
 from physinterp.data.sphere import coordinates
-from physinterp.data.weatherbench import DURATIONS
 from physinterp.errors import InputError
-from physinterp.system import Field, System, near
+from physinterp.system import DURATIONS, Field, System, near
 
 Place = tuple[str, tuple[int, ...]]  # a variable, and the index after its lead
 

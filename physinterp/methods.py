@@ -192,7 +192,8 @@ def _backbone(name: ModelName, system: System, preset: Preset, shape: Sequence[i
             f"{name}: its periodic axes have to be divisible by {multiple}, found {tuple(shape[1:])}: take another preset, "
             "or lower `patch` or the number of `widths` in it"
         )
-    return BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=len(system.parameters), **arguments)
+    told = len(system.parameters) + 4 * system.dated
+    return BACKBONES[name.backbone](2 * channels, channels, boundary, parameters=told, **arguments)
 
 
 def sampler_steps(row: Method, steps: Mapping[str, int]) -> int:

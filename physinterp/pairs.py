@@ -47,12 +47,16 @@ class Pairs(ABC):
 
 @dataclass(frozen=True)
 class HeldPairs(Pairs):
-    """Successive states: trajectories (N, T, C, *S) in memory or memory-mapped, parameters (N, P), stride in frames."""
+    """Successive states: trajectories (N, T, C, *S) in memory or memory-mapped, their conditioning (N, P), stride in frames.
+
+    `told` makes of rows of the conditioning and the numbers of frames since what networks are told.
+    """
 
     states: Tensor
     parameters: Tensor
     stride: int
     homogeneous: tuple[int, ...] = ()
+    told: Callable[[Tensor, Tensor], Tensor] = lambda table, frames: table
 
     def __len__(self) -> int:
         return self.states.shape[0] * (self.states.shape[1] - self.stride)
@@ -60,7 +64,8 @@ class HeldPairs(Pairs):
     def select(self, index: Tensor) -> Batch:
         """x0, x1 (B, C, *S) and the conditioning of the pairs of some numbers (B,) in [0, len)."""
         n, t = index // (self.states.shape[1] - self.stride), index % (self.states.shape[1] - self.stride)
-        return self.states[n, t], self.states[n, t + self.stride], Conditioning(self.parameters[n])
+        cond = Conditioning(self.told(self.parameters[n], t))
+        return self.states[n, t], self.states[n, t + self.stride], cond
 
     def difference_std(self) -> Tensor:
         """Root mean square of x1 - x0 per channel, shape (C,), with a floor for constant channels."""

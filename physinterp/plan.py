@@ -129,7 +129,7 @@ class Plan:
         return Network(name, count, _kept(loss), 0.0 if ready else share * whole, ready)
 
     def _conditioning(self, size: int) -> Conditioning:
-        return Conditioning(torch.zeros(size, len(self.system.parameters)))
+        return Conditioning(self.system.told(torch.zeros(size, len(self.system.parameters) + self.system.dated)))
 
     # sizes ---------------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
 Provenance: TypeAlias = dict[str, str | int | float]
-FORMAT = 3  # raised when weights trained by an earlier version must not be reused
+FORMAT = 4  # raised when weights trained by an earlier version must not be reused
 HELD = 2**30  # bytes of a split up to which it is held in memory; a larger one is read window by window
 FRAMES = 64  # states that are read or encoded at once
 
@@ -189,7 +189,10 @@ class Runs:
             else:
                 states = self.stack.pack(ds) if codec == "identity" else self._latents(split, codec, ds)
                 parameters = torch.from_numpy(self.system.conditioning(ds))
-                self._pairs[split, codec] = HeldPairs(states, parameters, self.stride, self.system.grid.homogeneous)
+                homogeneous, dt = self.system.grid.homogeneous, self.system.dt
+                self._pairs[split, codec] = HeldPairs(
+                    states, parameters, self.stride, homogeneous, lambda table, frames: self.system.told(table, dt * frames)
+                )
         return self._pairs[split, codec]
 
     def _windows(self, split: str, ds: xr.Dataset) -> Windows | None:

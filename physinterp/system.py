@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
+import torch
 import xarray as xr
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -48,6 +49,12 @@ class Field(Card):
     level: float | None = None
     mask: str = ""
     fill: float = 0.0
+
+
+DURATIONS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
+"""Time units of a card, in seconds."""
+YEAR = 365.2425
+"""Days."""
 
 
 class Parameter(Card):
@@ -176,6 +183,11 @@ class System(Card):
         return self
 
     @property
+    def dated(self) -> bool:
+        """Whether its data are a record with dates, of which networks are told the season and the hour."""
+        return self.adapter == "weatherbench"
+
+    @property
     def field_names(self) -> tuple[str, ...]:
         """Names of the channels."""
         return tuple(f.name for f in self.fields)
@@ -185,10 +197,12 @@ class System(Card):
         return self.model_copy(update={"grid": self.grid.with_shape(shape)})
 
     def conditioning(self, ds: xr.Dataset) -> np.ndarray:
-        """Standardised parameters of a dataset, shape (sample, P), float32; coordinates hold the values.
+        """Standardised parameters of a dataset, (sample, P), and of a record the day of the first time, (sample, P + 1).
+
+        Coordinates hold the values: days since 2000 of `date` (sample[, time]) or `init_time`; float32, to the minute.
 
         Raises:
-            InputError: a parameter is no coordinate of the dataset.
+            InputError: a parameter is no coordinate of the dataset, or a record has no dates.
         """
         columns = []
         for parameter in self.parameters:
@@ -200,9 +214,36 @@ class System(Card):
                 )
             values = parameter.standardise(ds[parameter.name].values)
             columns.append(np.broadcast_to(values, (ds.sizes.get("sample", 1),)))
+        if self.dated:
+            columns.append(self._days(ds))
         if not columns:
             return np.zeros((ds.sizes.get("sample", 1), 0), dtype=np.float32)
         return np.stack(columns, -1).astype(np.float32)
+
+    def _days(self, ds: xr.Dataset) -> np.ndarray:
+        """Days since 2000 of the first time of each sample, (sample,)."""
+        names = [n for n in ("date", "init_time", "sample") if n in ds.coords and ds[n].dtype.kind == "M"]
+        if not names:
+            raise InputError(
+                f"the data have no dates, from which {self.name} takes season and hour (found coordinates "
+                f"{sorted(map(str, ds.coords))}); add them: ds.assign_coords(date=('sample', dates))"
+            )
+        date = ds[names[0]].isel(time=0) if "time" in ds[names[0]].dims else ds[names[0]]
+        days = (date.values - np.datetime64("2000-01-01")) / np.timedelta64(1, "D")
+        return np.broadcast_to(days, (ds.sizes.get("sample", 1),))
+
+    def told(self, table: torch.Tensor, time: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """What networks are told: the parameters, (B, P), and of a record sines and cosines of year and day, (B, P + 4).
+
+        Arguments:
+            table: rows of `conditioning`.
+            time: since then, in `time_unit`, () or (B,).
+        """
+        if not self.dated:
+            return table
+        day = table[:, -1].double() + torch.as_tensor(time, dtype=torch.float64) * DURATIONS[self.time_unit] / DURATIONS["d"]
+        angle = 2 * torch.pi * torch.stack([day / YEAR, day], 1)
+        return torch.cat([table[:, :-1], angle.sin().to(table), angle.cos().to(table)], 1)
 
 
 def near(name: str, names: Iterable[str]) -> str:

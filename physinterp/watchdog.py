@@ -122,7 +122,7 @@ class Watchdog:
                 "the training mean; check its units, and that the model is of this system"
             )
         for i, parameter in enumerate(self.parameters):
-            if self._rows.cond.parameters is not None and abs(float(self._rows.cond.parameters[row, i])) > 1 + 1e-6:
+            if abs(float(self._rows.table[row, i])) > 1 + 1e-6:
                 low, high = parameter.values
                 return f"the parameter {parameter.name} lies outside {low:g} to {high:g}, the range of the card"
         before = float(self._peak[row].max())

@@ -15,6 +15,7 @@ ERA5 = load_system("era5").with_grid((8, 16))
 Z850 = ERA5.fields[0].model_copy(update={"name": "z850", "level": 850.0})
 SPHERE = ERA5.model_copy(update={"fields": (*ERA5.fields[:3], Z850)})  # z500, t850, t2m, z850
 DATES = np.array(["2020-01-01", "2020-01-01T12:00", "2020-03-01"], dtype="datetime64[ns]")
+UNDATED = SPHERE.model_copy(update={"adapter": "array"})
 
 
 def dated(system=SPHERE) -> xr.Dataset:
@@ -68,8 +69,8 @@ def test_what_it_writes_can_be_read_as_data(tmp_path):
 @pytest.mark.parametrize(
     ("system", "initial", "message"),
     [
-        (SPHERE, dataset(SPHERE), "dates .datetime64. of the initial states, .*, found none"),
-        (SPHERE, dataset(SPHERE).rename(sample="init_time"), "found int64"),
+        (UNDATED, dataset(SPHERE), "dates .datetime64. of the initial states, .*, found none"),
+        (UNDATED, dataset(SPHERE).rename(sample="init_time"), "found int64"),
         (SPHERE.model_copy(update={"time_unit": "1"}), None, "a time in s, min, h, d, the card of era5 has '1'"),
         (RBC.model_copy(update={"time_unit": "h"}), None, "expected one dimension of latitudes"),
     ],

@@ -108,7 +108,7 @@ def test_networks_of_weather(system, size):
     found = load_benchmark(card)
     preset, shape = found.preset(size), (len(card.fields), *card.grid.shape)
     assert preset.step == card.dt and set(found.headline) <= set(card.field_names)
-    x, cond, s = torch.randn(1, *shape), Conditioning(torch.zeros(1, 0)), torch.zeros(1)
+    x, cond, s = torch.randn(1, *shape), Conditioning(card.told(torch.zeros(1, 1))), torch.zeros(1)
     for what in {model_name(method(name), preset) for name in preset.methods} - {None}:
         model = make_model(what, card, preset, shape, torch.ones(shape[0])).eval()
         with torch.no_grad():

@@ -15,16 +15,20 @@ import torch
 import xarray as xr
 import yaml
 
-from physinterp import benchmark, runs
+from physinterp import benchmark, evaluate, runs
+from physinterp.autoencoder import Identity
 from physinterp.baselines.reference import Season
 from physinterp.benchmark import Options, run
 from physinterp.config import Training, load_benchmark
-from physinterp.data import convert
+from physinterp.data import convert, open_dataset
+from physinterp.data.statistics import Statistics
+from physinterp.emulator import Emulator
 from physinterp.errors import InputError
+from physinterp.fields import FieldStack
 from physinterp.methods import ModelName
 from physinterp.pairs import HeldPairs, WindowPairs
 from physinterp.runs import Runs
-from physinterp.system import load_system
+from physinterp.system import System, load_system, validate
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 NATLANTIC = SHARED / "era5" / "ncep_msl_natlantic_2001-2008_daily_2p5deg.nc"
@@ -139,6 +143,66 @@ def test_the_season():
     assert Season(truth(hours[:400]).split(100), dates[:400]).periods == [86400.0]
     daily = dates[0] + np.arange(3200) * np.timedelta64(1, "D")
     assert Season(truth(hours).float().split(100), daily).periods == season.periods[:1]
+
+
+def hourly(path: Path) -> System:
+    """A record of which every step is told by the clock, u(t + 6 h) = u(t) + season + hour, in a file, and its card."""
+    axes = [
+        {"name": "latitude", "size": 4, "start": -90, "length": 180, "boundary": "pole", "units": "degrees_north"},
+        {"name": "longitude", "size": 8, "start": 0, "length": 360, "boundary": "periodic", "units": "degrees_east"},
+    ]
+    splits = {"train": {"start": "2001-01-01", "end": "2001-01-10"}, "valid": {"start": "2001-01-12", "end": "2001-01-14"}}
+    splits["test"] = {"start": "2001-02-01", "end": "2001-02-10"}
+    card = {"name": "hourly", "adapter": "weatherbench", "fields": [{"name": "u"}], "grid": {"axes": axes}, "dt": 6}
+    system = validate(System, {**card, "time_unit": "h", "splits": splits}, "card")
+    dates = np.datetime64("2001-01-01", "ns") + 6 * np.arange(200) * np.timedelta64(1, "h")
+    days = (dates - np.datetime64("2000-01-01")) / np.timedelta64(1, "D")
+    steps = np.sin(2 * np.pi * days / 365.2425) + np.cos(2 * np.pi * days)
+    values = np.tile((np.cumsum(steps) - steps)[:, None, None], (1, 4, 8)).astype(np.float32)
+    coords = {"time": dates} | system.grid.coords
+    xr.Dataset({"u": (("time", "latitude", "longitude"), values)}, coords).to_netcdf(path)
+    return system
+
+
+class Clock(torch.nn.Module):
+    """A step that knows nothing but the season and the hour."""
+
+    def forward(self, z, cond, *, noise):
+        year, _, _, hour = cond.parameters.T  # sines, then cosines
+        return z + (year + hour)[:, None, None, None] / 50
+
+
+def test_every_step_is_told_the_season_and_the_hour(tmp_path):
+    system = hourly(tmp_path / "a.nc")
+    stack = FieldStack(system.fields, system.grid, Statistics(("u",), (0.0,), (50.0,), (1.0,)))
+    model = Emulator(system, stack, Identity(1), Clock(), 6.0)
+    ds = open_dataset(system, "test", tmp_path / "a.nc").load()
+    of = {"rtol": 0, "atol": 2e-2}  # days are kept to the minute
+    whole = model.forecast(ds.isel(time=3), 9, members=2)
+    np.testing.assert_allclose(whole["u"][0, 1], ds["u"][0, 4:13], **of)
+    part = model.forecast(model.forecast(ds.isel(time=3), 4, members=2), 5)
+    np.testing.assert_array_equal(part["u"][:, :, -1], whole["u"][:, :, -1])
+    at = ds.isel(time=[3, 8], sample=0).assign_coords(time=ds["date"].values[0, [3, 8]]).rename(time="init_time")
+    np.testing.assert_allclose(model.forecast(at, 2, members=1)["u"][1, 0, 1], ds["u"][0, 10], **of)
+    truth = evaluate.cases(ds, 1, 6, 5, 6.0)
+    scores = evaluate.evaluate(evaluate.physical(model, truth, 6, 1, 0), truth, model, seed=0)
+    assert float(scores["mse_member"].max()) < 1e-3 and float(scores["mse_one_step"].max()) < 1e-3
+    with pytest.raises(InputError, match="the data have no dates, from which hourly takes season and hour"):
+        model.forecast(ds.isel(time=3).drop_vars("date"), 1)
+
+
+def test_pairs_of_a_record_are_told_the_season_and_the_hour(fresh_home, tmp_path, monkeypatch):
+    system = hourly(tmp_path / "a.nc")
+    convert.convert(convert.plan(system, ("train", "valid"), tmp_path / "a.nc", tmp_path / "copy"))
+    preset = load_benchmark(system).preset("tiny")
+    held = Runs(system, preset, "held", data=tmp_path / "a.nc").pairs("train", "identity")
+    monkeypatch.setattr(runs, "HELD", 0)
+    read = Runs(system, preset, "read", data=tmp_path / "copy").pairs("train", "identity")
+    assert isinstance(held, HeldPairs) and isinstance(read, WindowPairs)
+    days = 366 + 0.25 * (index := torch.tensor([0, 1, 2, 38]))
+    expected = torch.stack([f(2 * torch.pi * days / per) for f in (torch.sin, torch.cos) for per in (365.2425, 1.0)], 1)
+    for pairs in (held, read):
+        torch.testing.assert_close(pairs.select(index)[2].parameters, expected, rtol=0, atol=2e-3)
 
 
 @needs_shared

@@ -31,15 +31,13 @@ from physinterp.data.remote import Store
 from physinterp.data.store import check_chunks, lazy, opened, persistent, stamp, stores
 from physinterp.data.units import same_units
 from physinterp.errors import InputError
-from physinterp.system import Field, System, near
+from physinterp.system import DURATIONS, Field, System, near
 
 LOGGER = logging.getLogger(__name__)
 
 EXPECTED = "WeatherBench2: a netCDF file or zarr store with latitude and longitude, or a folder of them"
 LEVELS = ("level", "pressure_level", "isobaricInhPa", "plev")
 HECTOPASCALS = {"hpa": 1.0, "millibars": 1.0, "millibar": 1.0, "mbar": 1.0, "mb": 1.0, "": 1.0, "pa": 0.01}
-DURATIONS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-"""Time units of a card, in seconds."""
 
 WIND, SURFACE_WIND = (tuple(f"{height}{c}_component_of_wind" for c in "uv") for height in ("", "10m_"))
 DERIVED = {

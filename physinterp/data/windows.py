@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 
     Attributes:
         states: (B, context + 1 + steps, C, *S), float32, physical units; `FieldStack.normalise` takes them.
-        parameters: standardised, (B, P).
+        parameters: what networks are told at the present state, (B, P); see `System.told`.
     """
 
     states: Tensor
@@ -101,7 +101,8 @@ class Windows:
             raise InputError(f"{path}: windows are read from a local copy of such data: physinterp data convert")
         self.system, self.batch, self.seed, self.ahead, self.stride = card, batch, seed, ahead, stride
         self.names, self.length = card.field_names, context + 1 + steps
-        self.times, self.trajectories = ds["time"].values[frames], ds["trajectory"].values
+        self.times, self.trajectories, self.origin = ds["time"].values[frames], ds["trajectory"].values, ds["time"].values[0]
+        self.context = context
         self.parameters = torch.from_numpy(card.conditioning(ds))
         self.first = range(ds.sizes["time"])[frames].start
         self.starts = len(self.times) - (self.length - 1) * stride
@@ -171,7 +172,9 @@ class Windows:
         squares = np.dot(states.ravel(), states.ravel())  # one fast pass; it may overflow, so a second look decides
         if not np.isfinite(squares) and not np.isfinite(states).all():
             raise InputError(self._not_finite(states, numbers))
-        return Batch(torch.from_numpy(states), self.parameters[samples])
+        present = self.times[np.asarray(numbers) % self.starts + self.context * self.stride]
+        told = self.system.told(self.parameters[samples], torch.from_numpy(present - self.origin))
+        return Batch(torch.from_numpy(states), told)
 
     def place(self, number: int) -> tuple[list[PartOfWindow], int, slice]:
         """Where a window is: arrays, the trajectory's number in them, frames."""

@@ -54,7 +54,7 @@ class ParameterEmbedding(nn.Module):
 
     def __init__(self, parameters: int, width: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(parameters, width) if parameters else None
+        self.linear = nn.Linear(parameters, width) if parameters else None  # season and hour, after them, are left out
 
     def forward(self, cond: Conditioning) -> Tensor | None:
         """Parameters (B, P) -> (B, E)."""
@@ -62,7 +62,7 @@ class ParameterEmbedding(nn.Module):
             return None
         if cond.parameters is None:
             raise ValueError("this autoencoder is conditioned on physical parameters and got none")
-        return F.silu(self.linear(cond.parameters.to(self.linear.weight.dtype)))
+        return F.silu(self.linear(cond.parameters[:, : self.linear.in_features].to(self.linear.weight.dtype)))
 
 
 class Encoder(nn.Module):
