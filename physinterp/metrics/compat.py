@@ -43,15 +43,11 @@ def vrmse_pooled(forecast: Tensor, truth: Tensor, weights: None = None, eps: flo
     """
     require_unweighted("vrmse_pooled", weights)
     u, v = field_pair(forecast, truth, space=1)
-    points = v.numel()
-    mean = in_blocks(lambda v: v.sum(dim=-1), v, space=1).sum() / points
-
-    def sums(u: Tensor, v: Tensor) -> Tensor:
-        return torch.stack([(u - v).square().sum(dim=-1), (v - mean).square().sum(dim=-1)])
-
-    error, square = in_blocks(lambda u, v: sums(u, v).movedim(0, -1), u, v, space=1).flatten(0, -2).sum(dim=0)
-    variance = square / (points - 1) if points > 1 else math.nan
-    return (error / points / (variance + eps)).sqrt()
+    mse = in_blocks(lambda u, v: (u - v).square().mean(-1), u, v, space=1).mean()
+    mean = in_blocks(lambda v: v.mean(-1), v, space=1).mean()
+    square = in_blocks(lambda v: (v - mean).square().mean(-1), v, space=1).mean()
+    variance = square * v.numel() / (v.numel() - 1) if v.numel() > 1 else math.nan
+    return (mse / (variance + eps)).sqrt()
 
 
 def srmse_pred(forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6, *, space: int = 2) -> Tensor:
@@ -120,7 +116,8 @@ def pearson_well(forecast: Tensor, truth: Tensor, weights: None = None, *, space
 
     def correlation(u: Tensor, v: Tensor) -> Tensor:
         a, b = (anomaly(x, None, space).flatten(-space) for x in (u, v))
-        return (a * b).mean(dim=-1) / (a.std(dim=-1) * b.std(dim=-1) + WELL_EPS)
+        variances = [x.square().sum(dim=-1) / (x.shape[-1] - 1) for x in (a, b)]
+        return (a * b).mean(dim=-1) / (variances[0].sqrt() * variances[1].sqrt() + WELL_EPS)
 
     return in_blocks(correlation, u, v, space=space)
 

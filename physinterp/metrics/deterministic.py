@@ -38,7 +38,7 @@ def rmse(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
-    return in_blocks(lambda u, v: space_mean((u - v).square(), weights, space), u, v, space=space).sqrt()
+    return _mse(u, v, weights, space).sqrt()
 
 
 def nrmse(
@@ -69,11 +69,8 @@ def nrmse(
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
-
-    def ratio(u: Tensor, v: Tensor) -> Tensor:
-        return space_mean((u - v).square(), weights, space) / (space_mean(v.square(), weights, space) + eps)
-
-    return in_blocks(ratio, u, v, space=space).sqrt()
+    scale = in_blocks(lambda v: space_mean(v.square(), weights, space), v, space=space) + eps
+    return (_mse(u, v, weights, space) / scale).sqrt()
 
 
 def vrmse(
@@ -108,12 +105,7 @@ def vrmse(
     u, v = field_pair(forecast, truth, space)
     points = math.prod(v.shape[v.ndim - space :])
     unbiased = points / (points - 1) if points > 1 else math.nan
-
-    def ratio(u: Tensor, v: Tensor) -> Tensor:
-        variance = unbiased * space_mean(anomaly(v, weights, space).square(), weights, space)
-        return space_mean((u - v).square(), weights, space) / (variance + eps)
-
-    return in_blocks(ratio, u, v, space=space).sqrt()
+    return (_mse(u, v, weights, space) / (unbiased * _variance(v, weights, space) + eps)).sqrt()
 
 
 def mae(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -187,11 +179,8 @@ def nmae(
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
-
-    def ratio(u: Tensor, v: Tensor) -> Tensor:
-        return space_mean((u - v).abs(), weights, space) / (space_mean(v.abs(), weights, space) + eps)
-
-    return in_blocks(ratio, u, v, space=space)
+    scale = in_blocks(lambda v: space_mean(v.abs(), weights, space), v, space=space) + eps
+    return mae(u, v, weights, space=space) / scale
 
 
 def linf(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -334,7 +323,7 @@ def correlation_time(
         raise InputError(f"threshold must be between 0 and 1 and dt positive; found {threshold} and {dt}: change them.")
     r = pearson(forecast, truth, weights, space=space)
     if r.isnan().any():
-        variance = in_blocks(lambda v: space_mean(anomaly(v, weights, space).square(), weights, space), v, space=space)
+        variance = _variance(v, weights, space)
         r = torch.where(r.isnan() & variance.isfinite() & (variance > 0), 0.0, r)
 
     before = torch.cat([torch.ones_like(r[..., :1, :]), r[..., :-1, :]], dim=-2)
@@ -345,6 +334,14 @@ def correlation_time(
     first = ended.to(torch.int8).argmax(dim=-2, keepdim=True)
     censored = ~ended.any(dim=-2)
     return CorrelationTime(dt * torch.where(censored, float(steps), crossing.gather(-2, first).squeeze(-2)), censored)
+
+
+def _mse(u: Tensor, v: Tensor, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
+    return in_blocks(lambda u, v: space_mean((u - v).square(), weights, space), u, v, space=space)
+
+
+def _variance(v: Tensor, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
+    return in_blocks(lambda v: space_mean(anomaly(v, weights, space).square(), weights, space), v, space=space)
 
 
 def _correlation(a: Tensor, b: Tensor, weights: ArrayLike | Tensor | None, centred: bool, space: int) -> Tensor:

@@ -59,8 +59,8 @@ def crps(
     def score(x: Tensor, y: Tensor) -> Tensor:
         error = x - y
         ordered = torch.from_numpy(np.sort(error.numpy(force=True), axis=0))  # ten times faster than torch's on a CPU
-        spread = torch.tensordot(coefficient, ordered.to(error.device), dims=1)
-        return space_mean(error.abs().mean(dim=0) - spread, weights, space)
+        spread = torch.tensordot(coefficient, space_mean(ordered.to(error.device), weights, space), dims=1)
+        return space_mean(error.abs(), weights, space).mean(dim=0) - spread
 
     return _in_blocks(score, x, y, space=space)
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from physinterp.errors import InputError
-from physinterp.metrics.space import grid_weights, in_blocks, space_mean
+from physinterp.metrics.space import grid_weights, in_blocks, once, space_mean
 
 LEVELS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999)
 
@@ -120,10 +120,12 @@ def _samples(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None
     _check(forecast, truth, space)
     pairs = []
     for x in (forecast, truth):
-        values = (x if x.dtype == torch.float32 else x.to(torch.float64)).flatten(-space).movedim(-2, 0).flatten(1)
+        x = once(x if x.dtype == torch.float32 else x.to(torch.float64), space=space + 1)[0]
+        values = x.movedim(-space - 1, 0).clone(memory_format=torch.contiguous_format).flatten(1)
         number = values.shape[-1]
         if weights is None:
-            ordered = np.sort(values.numpy(force=True))  # ten times faster than torch's on a CPU
+            ordered = values.numpy(force=True)
+            ordered.sort()  # ten times faster than torch's on a CPU
             values = torch.from_numpy(ordered).to(x.device)
             upto = (torch.arange(1, number + 1, dtype=torch.float64, device=x.device) / number).expand_as(values)
         else:

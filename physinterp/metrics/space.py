@@ -46,7 +46,10 @@ def in_blocks(score: Callable[..., Tensor], *fields: Tensor, space: int = 2) -> 
         fields: the same leading axes each; blocks count the values of the first. Not cut on accelerators.
         space: number of space axes, at the end, which are not cut.
     """
-    first = fields[0]
+    first, *others = once(*fields, space=space)
+    if first.shape != fields[0].shape:
+        found, leading = in_blocks(score, first, *others, space=space), fields[0].shape[: first.ndim - space]
+        return found.expand(*leading, *found.shape[len(leading) :])
     axis = next((a for a in range(first.ndim - space) if first.shape[a] > 1), None)
     if axis is None or first.numel() <= BLOCK or first.device.type != "cpu":
         return score(*(x.to(torch.float64) for x in fields))
@@ -71,6 +74,14 @@ def ensemble_pair(forecast: Tensor, truth: Tensor, space: int = 2) -> tuple[Tens
             f"and {tuple(truth.shape)}. Move the member axis to the front; one forecast needs forecast[None]."
         )
     return forecast, _field(truth, space, "truth").to(forecast.device)
+
+
+def once(*fields: Tensor, space: int = 2) -> list[Tensor]:
+    """The fields, of size 1 along the leading axes along which each of them is repeated (`expand`)."""
+    for axis in range(fields[0].ndim - space):
+        if fields[0].shape[axis] > 1 and all(x.stride(axis) == 0 for x in fields):
+            fields = tuple(x.narrow(axis, 0, 1) for x in fields)
+    return list(fields)
 
 
 def space_mean(
@@ -106,7 +117,7 @@ def anomaly(x: Tensor, weights: ArrayLike | Tensor | None = None, space: int = 2
     """
     x = x.to(torch.float64)
     x = x - x.flatten(-space)[..., 0].unflatten(-1, (-1, *[1] * space))
-    return x - space_mean(x, weights, space).unflatten(-1, (-1, *[1] * space))
+    return x.sub_(space_mean(x, weights, space).unflatten(-1, (-1, *[1] * space)))
 
 
 def grid_weights(weights: ArrayLike | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:

@@ -296,7 +296,7 @@ def twice(points: int) -> Tensor:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Real part of a conj(b)."""
-    return a.real * b.real + a.imag * b.imag
+    return torch.addcmul(a.real * b.real, a.imag, b.imag)
 
 
 def _hann(x: Tensor, axes: tuple[int, ...]) -> Tensor:
