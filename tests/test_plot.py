@@ -312,6 +312,14 @@ def test_a_line_joins_the_steps_of_a_method(found):
     np.testing.assert_allclose(line.get_xydata().T, [[2, 5, 10], values.isel(row=[2, 3, 1])])
 
 
+@pytest.mark.parametrize("score", ["spread_skill", "log_spectral_distance_high"])
+def test_every_score_of_the_table_is_a_plot(found, drawn, score):
+    top = drawn(score).axes[-1]
+    row = found.table["value"].sel(row="si-em", field="mean", score=score)
+    (line,) = (x for x in top.get_lines() if x.get_label() == "si-em")
+    np.testing.assert_allclose(line.get_xydata().T, [row["lead_time"], row])
+
+
 def test_lost_forecasts_are_left_out_and_draw_all_the_same(found):
     broken = {n: ds.copy() for n, ds in found.scores.items()}
     for name in ("vrmse_mean", "spectrum"):

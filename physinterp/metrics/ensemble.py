@@ -58,9 +58,11 @@ def crps(
 
     def score(x: Tensor, y: Tensor) -> Tensor:
         error = x - y
+        mean = space_mean(error.abs(), weights, space).mean(dim=0)
+        if members == 1:
+            return mean
         ordered = torch.from_numpy(np.sort(error.numpy(force=True), axis=0))  # ten times faster than torch's on a CPU
-        spread = torch.tensordot(coefficient, space_mean(ordered.to(error.device), weights, space), dims=1)
-        return space_mean(error.abs(), weights, space).mean(dim=0) - spread
+        return mean - torch.tensordot(coefficient, space_mean(ordered.to(error.device), weights, space), dims=1)
 
     return _in_blocks(score, x, y, space=space)
 

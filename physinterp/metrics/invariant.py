@@ -7,6 +7,7 @@ space, time and members do. Long means long: hundreds of frames, spin-up left ou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,7 +126,8 @@ def _samples(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None
         number = values.shape[-1]
         if weights is None:
             ordered = values.numpy(force=True)
-            ordered.sort()  # ten times faster than torch's on a CPU
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # a field each; ten times faster than torch's on a CPU
+                list(pool.map(np.ndarray.sort, ordered))
             values = torch.from_numpy(ordered).to(x.device)
             upto = (torch.arange(1, number + 1, dtype=torch.float64, device=x.device) / number).expand_as(values)
         else:

@@ -57,7 +57,7 @@ def error_growth(
         logarithmic(ax, "y")
         ax.set_title(label(system, field), fontsize=10)
         ax.grid(alpha=0.3, which="both", linewidth=0.4)
-    axes[0, 0].set_ylabel(TITLES.get(score, score))
+    axes[0, 0].set_ylabel(TITLES.get(score, score.replace("_", " ")))
     if parts is not None:
         for ax, field in zip(axes[1], fields, strict=True):
             _shares(ax, parts.mean("field") if field == MEAN else parts.sel(field=field))
