@@ -142,7 +142,8 @@ def plot(
     kind: Annotated[
         str,
         typer.Argument(
-            help="error, crps, accuracy, pareto, budget, spectra, ranks, spread, fields or animation (a GIF).",
+            help="error, crps, accuracy, pareto, budget, spectra, ranks, spread, fields or animation (a GIF); or against "
+            "lead time a score by its name in scores.json, such as spread_skill.",
         ),
     ],
     field: Annotated[str | None, typer.Option(help="Field of the maps. Default: the first headline field.")] = None,

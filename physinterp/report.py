@@ -40,7 +40,8 @@ CAPTIONS = {
     "error": "Error of the ensemble mean against lead time, lower is better; bands are 95 % intervals. Grey: the codec "
     "alone. Below: where the error of one method comes from: lost by the codec, added by one step, grown by feedback.",
     "crps": "Error of the ensemble as a whole against lead time, lower is better; below as above.",
-    "accuracy": "Error against cost: to the left is cheaper, below is better. Dotted lines cost no network evaluation.",
+    "accuracy": "Error against cost: to the left is cheaper, below is better. Dotted lines cost no network evaluation; "
+    "a line joins the rows of one method with other numbers of steps.",
     "pareto": "Accuracy against spectra, one member: to the left is more accurate, below has the truth's structures at all "
     "scales. No row is better in both than one on the line. Where "
     "the truth has no energy in the smallest scales, the score of all bands measures those alone.",

@@ -286,11 +286,13 @@ class Results:
         return Choice(field, lead, method)
 
     def draw(self, kind: str, choice: Choice) -> Figure | Animation:
-        """A plot of PLOTS.
+        """A plot of PLOTS, or a score of the table against lead time, by its name there.
 
         Raises:
             InputError: there is no such plot, or these results cannot be drawn so.
         """
+        if kind not in PLOTS and kind in self.table["score"]:
+            return plot.error_growth(self.table, self.system, kind)
         if kind not in PLOTS:
             raise InputError(f"no plot {kind!r}: {near(kind, PLOTS)}")
         return PLOTS[kind](self, choice)

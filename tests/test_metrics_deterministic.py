@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from physinterp.errors import InputError
-from physinterp.metrics import DIAGNOSTICS, METRICS, VERSION, definitions, metric
+from physinterp.metrics import DIAGNOSTICS, METRICS, VERSION, definitions, metric, space
 from physinterp.metrics.deterministic import acc, bias, correlation_time, linf, mae, nmae, nrmse, pearson, rmse, vrmse
 from physinterp.metrics.space import anomaly, grid_weights, space_mean
 
@@ -318,3 +318,20 @@ def test_an_unknown_name_gets_the_near_ones():
     assert metric("vrmse") is vrmse
     with pytest.raises(InputError, match="no metric 'vmrse': did you mean 'vrmse'"):
         metric("vmrse")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_blocks_and_repeated_truth_change_nothing(name, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(3, 4, 2, 6, 8, generator=generator)
+    u = v + 0.3 * torch.randn(5, *v.shape, generator=generator)
+    of_ensemble = name in (
+        "crps", "energy_score", "ensemble_variance", "ensemble_mean_mse", "spread_skill", "rank_histogram", "reliability"
+    )  # fmt: skip
+    options = {"acc": {"climatology": v.mean(0)}, "reliability": {"threshold": 0.1}}.get(name, {})
+    each = v.expand_as(u)
+    whole = METRICS[name](u, v if of_ensemble else each.clone(), **options)
+    monkeypatch.setattr(space, "BLOCK", 150)
+    cut = METRICS[name](u, v if of_ensemble else each, **options)
+    whole, cut = (vars(x) if name == "reliability" else x for x in (whole, cut))
+    torch.testing.assert_close(cut, whole, rtol=1e-12, atol=0, equal_nan=True)

@@ -302,6 +302,24 @@ def test_accuracy_against_cost(found, drawn):
     assert "persistence" in {x.get_label() for x in left.get_lines()} and left.get_xscale() == "log"
 
 
+def test_a_line_joins_the_steps_of_a_method(found):
+    table, steps = found.table.sel(row=["fno", "si-em", "si-em", "si-em", "si-em"]), [1, 10, 2, 5, 4]
+    table = table.assign_coords(row=["fno", "si-em@10", "si-em", "si-em@5", "si-em@4/dcae-dit"], evaluations=("row", steps))
+    table["value"] = table["value"] * xr.DataArray([1.0, 0.6, 1.0, 0.8, 0.7], dims="row")
+    figure = plot.accuracy(table, SYSTEM, 2.5)
+    (line,) = (x for x in figure.axes[0].get_lines() if x.get_linestyle() == "-" and len(x.get_xdata()) > 1)
+    values = table["value"].sel(field="mean", score="vrmse_mean").sel(lead_time=2.5, method="nearest")
+    np.testing.assert_allclose(line.get_xydata().T, [[2, 5, 10], values.isel(row=[2, 3, 1])])
+
+
+@pytest.mark.parametrize("score", ["spread_skill", "log_spectral_distance_high"])
+def test_every_score_of_the_table_is_a_plot(found, drawn, score):
+    top = drawn(score).axes[-1]
+    row = found.table["value"].sel(row="si-em", field="mean", score=score)
+    (line,) = (x for x in top.get_lines() if x.get_label() == "si-em")
+    np.testing.assert_allclose(line.get_xydata().T, [row["lead_time"], row])
+
+
 def test_lost_forecasts_are_left_out_and_draw_all_the_same(found):
     broken = {n: ds.copy() for n, ds in found.scores.items()}
     for name in ("vrmse_mean", "spectrum"):

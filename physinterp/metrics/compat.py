@@ -15,8 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from physinterp.metrics.space import anomaly, field_pair, require_unweighted
-from physinterp.metrics.spectral import BANDS, band_rms
+from physinterp.metrics.space import anomaly, field_pair, in_blocks, require_unweighted
+from physinterp.metrics.spectral import BANDS, band_rms, half_power, twice
 
 WELL_EPS = 1e-7  # of The Well, in squared units of the field
 
@@ -43,8 +43,11 @@ def vrmse_pooled(forecast: Tensor, truth: Tensor, weights: None = None, eps: flo
     """
     require_unweighted("vrmse_pooled", weights)
     u, v = field_pair(forecast, truth, space=1)
-    variance = v.var(correction=1) if v.numel() > 1 else v.new_full((), math.nan)
-    return ((u - v).square().mean() / (variance + eps)).sqrt()
+    mse = in_blocks(lambda u, v: (u - v).square().mean(-1), u, v, space=1).mean()
+    mean = in_blocks(lambda v: v.mean(-1), v, space=1).mean()
+    square = in_blocks(lambda v: (v - mean).square().mean(-1), v, space=1).mean()
+    variance = square * v.numel() / (v.numel() - 1) if v.numel() > 1 else math.nan
+    return (mse / (variance + eps)).sqrt()
 
 
 def srmse_pred(forecast: Tensor, truth: Tensor, weights: None = None, eps: float = 1e-6, *, space: int = 2) -> Tensor:
@@ -74,15 +77,14 @@ def srmse_pred(forecast: Tensor, truth: Tensor, weights: None = None, eps: float
     """
     require_unweighted("srmse_pred", weights)
     u, v = field_pair(forecast, truth, space)
-    edges, index = _pixel_bins(u.shape[u.ndim - space :])
-    counts = torch.bincount(index, minlength=len(edges)).clamp(min=1).to(torch.float64)
+    sizes = u.shape[u.ndim - space :]
+    edges, index, times = _pixel_bins(sizes)
+    counts = torch.bincount(index, times, minlength=len(edges)).clamp(min=1)
 
     def binned(x: Tensor) -> Tensor:  # (C, bins)
-        p = torch.fft.fftn(x, dim=tuple(range(-space, 0)), norm="ortho").abs().square()
-        p = p.flatten(0, -space - 2).mean(dim=0) if p.ndim > space + 1 else p
-        p = p.flatten(-space)
-        sums = p.new_zeros((p.shape[0], len(edges))).index_add_(-1, index.to(p.device), p)
-        return (sums / counts.to(p.device))[:, 1:]
+        p = in_blocks(lambda x: _sums(x, index, times, len(edges), space), x, space=space)
+        p = p.flatten(0, -3).mean(dim=0) if p.ndim > 2 else p
+        return (math.prod(sizes) * p / counts.to(p.device))[:, 1:]
 
     k = edges[1:]
     limits = torch.logspace(math.log2(k[0]), -1.0, steps=len(BANDS), base=2.0, dtype=torch.float32)
@@ -111,8 +113,13 @@ def pearson_well(forecast: Tensor, truth: Tensor, weights: None = None, *, space
     """
     require_unweighted("pearson_well", weights)
     u, v = field_pair(forecast, truth, space)
-    a, b = (anomaly(x, None, space).flatten(-space) for x in (u, v))
-    return (a * b).mean(dim=-1) / (a.std(dim=-1) * b.std(dim=-1) + WELL_EPS)
+
+    def correlation(u: Tensor, v: Tensor) -> Tensor:
+        a, b = (anomaly(x, None, space).flatten(-space) for x in (u, v))
+        variances = [x.square().sum(dim=-1) / (x.shape[-1] - 1) for x in (a, b)]
+        return (a * b).mean(dim=-1) / (variances[0].sqrt() * variances[1].sqrt() + WELL_EPS)
+
+    return in_blocks(correlation, u, v, space=space)
 
 
 def binned_spectral_mse(
@@ -144,24 +151,35 @@ def binned_spectral_mse(
     start, end = math.log10(2 * math.pi / max(sizes)), math.log10(math.pi * math.sqrt(space) + 1e-6)
     edges = torch.logspace(start, end, 4, dtype=torch.float32)
     edges[0] = 0
-    band = torch.bucketize(_radii(sizes, 2 * math.pi), edges, right=True).to(u.device) - 1
+    k, times = _radii(sizes, 2 * math.pi)
+    band = torch.bucketize(k, edges, right=True) - 1
 
     def energy(x: Tensor) -> Tensor:
-        p = torch.fft.fftn(x, dim=tuple(range(-space, 0)), norm="forward").abs().square().flatten(-space)
-        return p.new_zeros((*p.shape[:-1], len(edges))).index_add_(-1, band, p)[..., :-1]
+        return _sums(x, band, times, len(edges), space)[..., :-1]
 
-    return energy(u - v) / (energy(v) + WELL_EPS) if relative else energy(u - v)
+    def score(u: Tensor, v: Tensor) -> Tensor:
+        return energy(u - v) / (energy(v) + WELL_EPS) if relative else energy(u - v)
+
+    return in_blocks(score, u, v, space=space)
 
 
-def _pixel_bins(sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Edges (bins + 1,), cycles per pixel, and the bin of each mode, flat; float32 as in the paper's code."""
-    k = _radii(sizes)
+def _sums(x: Tensor, index: Tensor, times: Tensor, bins: int, space: int) -> Tensor:
+    """Sums of the power of a field over the modes of each bin, (..., bins); modes and `times` as of `_radii`."""
+    p = half_power(x, tuple(range(-space, 0))).flatten(-space) * times.to(x.device)
+    return p.new_zeros((*p.shape[:-1], bins)).index_add_(-1, index.to(x.device), p)
+
+
+def _pixel_bins(sizes: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Edges (bins + 1,), cycles per pixel, the bin of each mode and its times; float32 as in the paper's code."""
+    k, times = _radii(sizes)
     bins = math.floor(math.sqrt(len(sizes)) * min(sizes) / 2)
     edges = torch.linspace(0.0, float(k.max()), bins + 1, dtype=torch.float32)
-    return edges, torch.bucketize(k, edges)
+    return edges, torch.bucketize(k, edges), times
 
 
-def _radii(sizes: Sequence[int], unit: float = 1.0) -> Tensor:
-    """|k| of each mode in units per pixel, flat, float32."""
-    squares = [(unit * torch.fft.fftfreq(n, dtype=torch.float32)).square() for n in sizes]
-    return sum(torch.meshgrid(*squares, indexing="ij"), torch.zeros(())).sqrt().flatten()
+def _radii(sizes: Sequence[int], unit: float = 1.0) -> tuple[Tensor, Tensor]:
+    """|k| of each mode of `half_power` in units per pixel, float32, and how many modes it stands for; both flat."""
+    *full, half = sizes
+    frequencies = [*(torch.fft.fftfreq(n, dtype=torch.float32) for n in full), torch.fft.rfftfreq(half, dtype=torch.float32)]
+    k = sum(torch.meshgrid(*((unit * f).square() for f in frequencies), indexing="ij"), torch.zeros(())).sqrt()
+    return k.flatten(), twice(half).expand(k.shape).flatten()

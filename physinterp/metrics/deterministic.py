@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from physinterp.errors import InputError
-from physinterp.metrics.space import anomaly, field_pair, space_mean
+from physinterp.metrics.space import anomaly, field_pair, in_blocks, space_mean
 
 
 def rmse(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -38,7 +38,7 @@ def rmse(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
-    return space_mean((u - v).square(), weights, space).sqrt()
+    return _mse(u, v, weights, space).sqrt()
 
 
 def nrmse(
@@ -69,7 +69,8 @@ def nrmse(
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
-    return (space_mean((u - v).square(), weights, space) / (space_mean(v.square(), weights, space) + eps)).sqrt()
+    scale = in_blocks(lambda v: space_mean(v.square(), weights, space), v, space=space) + eps
+    return (_mse(u, v, weights, space) / scale).sqrt()
 
 
 def vrmse(
@@ -104,8 +105,7 @@ def vrmse(
     u, v = field_pair(forecast, truth, space)
     points = math.prod(v.shape[v.ndim - space :])
     unbiased = points / (points - 1) if points > 1 else math.nan
-    variance = unbiased * space_mean(anomaly(v, weights, space).square(), weights, space)
-    return (space_mean((u - v).square(), weights, space) / (variance + eps)).sqrt()
+    return (_mse(u, v, weights, space) / (unbiased * _variance(v, weights, space) + eps)).sqrt()
 
 
 def mae(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -127,7 +127,7 @@ def mae(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = No
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
-    return space_mean((u - v).abs(), weights, space)
+    return in_blocks(lambda u, v: space_mean((u - v).abs(), weights, space), u, v, space=space)
 
 
 def bias(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -149,7 +149,7 @@ def bias(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     u, v = field_pair(forecast, truth, space)
-    return space_mean(u - v, weights, space)
+    return in_blocks(lambda u, v: space_mean(u - v, weights, space), u, v, space=space)
 
 
 def nmae(
@@ -179,7 +179,8 @@ def nmae(
     References: Ohana et al. 2024, The Well, arXiv:2412.00568.
     """
     u, v = field_pair(forecast, truth, space)
-    return space_mean((u - v).abs(), weights, space) / (space_mean(v.abs(), weights, space) + eps)
+    scale = in_blocks(lambda v: space_mean(v.abs(), weights, space), v, space=space) + eps
+    return mae(u, v, weights, space=space) / scale
 
 
 def linf(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -201,7 +202,7 @@ def linf(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = N
     References: Ohana et al. 2024, The Well, arXiv:2412.00568 (LInfinity).
     """
     u, v = field_pair(forecast, truth, space)
-    return (u - v).abs().flatten(-space).amax(dim=-1)
+    return in_blocks(lambda u, v: (u - v).abs().flatten(-space).amax(dim=-1), u, v, space=space)
 
 
 def pearson(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None = None, *, space: int = 2) -> Tensor:
@@ -224,7 +225,7 @@ def pearson(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor | None 
     References: Kochkov et al. 2021, arXiv:2102.01010 (correlation of the vorticity).
     """
     u, v = field_pair(forecast, truth, space)
-    return _correlation(anomaly(u, weights, space), anomaly(v, weights, space), weights, space)
+    return in_blocks(lambda u, v: _correlation(u, v, weights, True, space), u, v, space=space)
 
 
 def acc(
@@ -263,10 +264,11 @@ def acc(
             f"climatology must broadcast to the truth {tuple(v.shape)}; found {tuple(c.shape)}. Select it at the "
             "valid times of the truth, or give one of shape (C, *S)."
         )
-    a, b = u - c, v - c
-    if centred:
-        a, b = anomaly(a, weights, space), anomaly(b, weights, space)
-    return _correlation(a, b, weights, space)
+
+    def correlation(u: Tensor, v: Tensor, c: Tensor) -> Tensor:
+        return _correlation(u - c, v - c, weights, centred, space)
+
+    return in_blocks(correlation, u, v, c.expand_as(v), space=space)
 
 
 class CorrelationTime(NamedTuple):
@@ -319,9 +321,10 @@ def correlation_time(
         )
     if not (0 < threshold < 1 and 0 < dt < math.inf):
         raise InputError(f"threshold must be between 0 and 1 and dt positive; found {threshold} and {dt}: change them.")
-    variance = space_mean(anomaly(v, weights, space).square(), weights, space)
     r = pearson(forecast, truth, weights, space=space)
-    r = torch.where(r.isnan() & variance.isfinite() & (variance > 0), 0.0, r)
+    if r.isnan().any():
+        variance = _variance(v, weights, space)
+        r = torch.where(r.isnan() & variance.isfinite() & (variance > 0), 0.0, r)
 
     before = torch.cat([torch.ones_like(r[..., :1, :]), r[..., :-1, :]], dim=-2)
     steps = r.shape[-2]
@@ -333,7 +336,17 @@ def correlation_time(
     return CorrelationTime(dt * torch.where(censored, float(steps), crossing.gather(-2, first).squeeze(-2)), censored)
 
 
-def _correlation(a: Tensor, b: Tensor, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
-    """<a b> / sqrt(<a^2> <b^2>); NaN where one of them is 0."""
+def _mse(u: Tensor, v: Tensor, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
+    return in_blocks(lambda u, v: space_mean((u - v).square(), weights, space), u, v, space=space)
+
+
+def _variance(v: Tensor, weights: ArrayLike | Tensor | None, space: int) -> Tensor:
+    return in_blocks(lambda v: space_mean(anomaly(v, weights, space).square(), weights, space), v, space=space)
+
+
+def _correlation(a: Tensor, b: Tensor, weights: ArrayLike | Tensor | None, centred: bool, space: int) -> Tensor:
+    """<a b> / sqrt(<a^2> <b^2>), with both means taken off before or not; NaN where one of them is 0."""
+    if centred:
+        a, b = anomaly(a, weights, space), anomaly(b, weights, space)
     scale = space_mean(a.square(), weights, space).sqrt() * space_mean(b.square(), weights, space).sqrt()
     return torch.clamp(space_mean(a * b, weights, space) / scale, -1.0, 1.0)

@@ -7,7 +7,7 @@ taken to be exchangeable. Accumulation is float64; NaN in any member or in the t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
+from torch.nn.functional import pdist
 
 from physinterp.errors import InputError
-from physinterp.metrics.space import ensemble_pair, grid_weights, space_mean
+from physinterp.metrics.space import ensemble_pair, grid_weights, in_blocks, space_mean
 
 
 def crps(
@@ -51,15 +52,19 @@ def crps(
     References: Zamo and Naveau 2018, doi:10.1007/s11004-017-9709-7; Ferro 2014, doi:10.1002/qj.2270.
     """
     x, y = ensemble_pair(forecast, truth, space)
-    error = x - y
-    members = error.shape[0]
-    score, pairs = error.abs().mean(dim=0), _pairs(members, kind)
-    if members > 1:
-        rank = torch.arange(1, members + 1, dtype=torch.float64, device=error.device)
-        coefficient = (2 * rank - members - 1) / pairs
+    members, pairs = x.shape[0], _pairs(x.shape[0], kind)
+    rank = torch.arange(1, members + 1, dtype=torch.float64, device=x.device)
+    coefficient = (2 * rank - members - 1) / max(pairs, 1)
+
+    def score(x: Tensor, y: Tensor) -> Tensor:
+        error = x - y
+        mean = space_mean(error.abs(), weights, space).mean(dim=0)
+        if members == 1:
+            return mean
         ordered = torch.from_numpy(np.sort(error.numpy(force=True), axis=0))  # ten times faster than torch's on a CPU
-        score = score - torch.tensordot(coefficient, ordered.to(error.device), dims=1)
-    return space_mean(score, weights, space)
+        return mean - torch.tensordot(coefficient, space_mean(ordered.to(error.device), weights, space), dims=1)
+
+    return _in_blocks(score, x, y, space=space)
 
 
 def energy_score(
@@ -92,11 +97,26 @@ def energy_score(
     References: Gneiting and Raftery 2007, doi:10.1198/016214506000001437, Eq. 22.
     """
     x, y = ensemble_pair(forecast, truth, space)
-    members = x.shape[0]
-    score, pairs = space_mean((x - y).square(), weights, space).sqrt().mean(dim=0), _pairs(members, kind)
-    for m in range(members - 1):
-        score = score - space_mean((x[m + 1 :] - x[m]).square(), weights, space).sqrt().sum(dim=0) / pairs
-    return score
+    pairs, grid = _pairs(x.shape[0], kind), y.shape[y.ndim - space :]
+    root = None if weights is None else grid_weights(weights, grid, x.device).sqrt()
+
+    def score(x: Tensor, y: Tensor) -> Tensor:
+        error = space_mean((x - y).square(), weights, space).sqrt().mean(dim=0)
+        rows = (x if root is None else x * root).flatten(-space).movedim(0, -2).flatten(0, -3)  # (cases, M, N)
+        spread = torch.stack([pdist(row).sum() for row in rows]).reshape(error.shape) / math.sqrt(math.prod(grid))
+        return error - spread / max(pairs, 1)
+
+    return _in_blocks(score, x, y, space=space)
+
+
+def _in_blocks(score: Callable[..., Tensor], x: Tensor, *others: Tensor, space: int) -> Tensor:
+    """`in_blocks` of an ensemble (M, ..., C, *S) and of fields (..., C, *S): the members of a case stay together."""
+    inner, *outer = x.movedim(0, -space - 1), *(y.unsqueeze(-space - 1) for y in others)
+
+    def with_members_first(x: Tensor, *others: Tensor) -> Tensor:
+        return score(x.movedim(-space - 1, 0), *(y.squeeze(-space - 1) for y in others))
+
+    return in_blocks(with_members_first, inner, *outer, space=space + 1)
 
 
 def _pairs(members: int, kind: str) -> int:
@@ -126,12 +146,15 @@ def ensemble_variance(
         InputError: shapes do not belong together (the message shows both), or there is one member only.
     References: Fortin et al. 2014, doi:10.1175/JHM-D-14-0008.1.
     """
-    x, _ = ensemble_pair(forecast, truth, space)
+    x, y = ensemble_pair(forecast, truth, space)
     if x.shape[0] < 2:
         raise InputError("a spread needs at least 2 members; found 1: run an ensemble, or score its error alone.")
-    x = x - x[:1]  # equal members give exactly 0
-    variance = (x - x.mean(dim=0)).square().sum(dim=0) / (x.shape[0] - 1)
-    return space_mean(variance, weights, space)
+
+    def variance(x: Tensor, y: Tensor) -> Tensor:
+        x = x - x[:1]  # equal members give exactly 0
+        return space_mean((x - x.mean(dim=0)).square().sum(dim=0) / (x.shape[0] - 1), weights, space)
+
+    return _in_blocks(variance, x, y, space=space)
 
 
 def ensemble_mean_mse(
@@ -155,7 +178,7 @@ def ensemble_mean_mse(
     References: Rasp et al. 2024, WeatherBench 2, arXiv:2308.15560.
     """
     x, y = ensemble_pair(forecast, truth, space)
-    return space_mean((x.mean(dim=0) - y).square(), weights, space)
+    return _in_blocks(lambda x, y: space_mean((x.mean(dim=0) - y).square(), weights, space), x, y, space=space)
 
 
 def spread_skill(
@@ -215,11 +238,16 @@ def rank_histogram(forecast: Tensor, truth: Tensor, weights: ArrayLike | Tensor 
     References: Hamill 2001, doi:10.1175/1520-0493(2001)129<0550:IORHFV>2.0.CO;2.
     """
     x, y = ensemble_pair(forecast, truth, space)
-    below, ties = (x < y).sum(dim=0), (x == y).sum(dim=0)
-    share = (1 / (ties + 1).to(torch.float64)).masked_fill(x.isnan().any(dim=0) | y.isnan(), math.nan)
-    top, most = x.shape[0], int(ties.max())  # a tie is shared by the ranks from below to below + ties
-    shares = [_binned(share * (j <= ties), (below + j).clamp(max=top), top + 1, weights, space) for j in range(most + 1)]
-    return torch.stack(shares).sum(dim=0)
+    top = x.shape[0]
+
+    def frequencies(x: Tensor, y: Tensor) -> Tensor:
+        below, ties = (a.sum(dim=0, dtype=torch.int32).long() for a in (x < y, x == y))
+        share = (1 / (ties + 1).to(torch.float64)).masked_fill(_lost(x, y), math.nan)
+        most = int(ties.max())  # a tie is shared by the ranks from below to below + ties
+        shares = [_binned(share * (j <= ties), (below + j).clamp(max=top), top + 1, weights, space) for j in range(most + 1)]
+        return torch.stack(shares).sum(dim=0)
+
+    return _in_blocks(frequencies, x, y, space=space)
 
 
 @dataclass(frozen=True)
@@ -275,17 +303,24 @@ def reliability(
     x, y = ensemble_pair(forecast, truth, space)
     if bins < 1:
         raise InputError(f"reliability needs at least one bin of probability; found bins={bins}: give more.")
-    lost = x.isnan().any(dim=0) | y.isnan()
-    q = (x > threshold).to(torch.float64).mean(dim=0).masked_fill(lost, math.nan)
-    event = (y > threshold).to(torch.float64)
-    index = (q.nan_to_num(0.0) * bins + 1e-9).long().clamp(max=bins - 1)
 
-    def mean(f: Tensor) -> Tensor:
-        return _mean_over(over, truth, _binned(q * 0 + f, index, bins, weights, space), space=space)[0]
+    def sums(x: Tensor, y: Tensor, level: Tensor) -> Tensor:
+        q = (x > level).sum(dim=0, dtype=torch.int32).to(torch.float64) / x.shape[0]
+        q = q.masked_fill(_lost(x, y), math.nan)
+        index = (q.nan_to_num(0.0) * bins + 1e-9).long().clamp(max=bins - 1)
+        of_bins = (torch.ones_like(q), q, (y > level).to(torch.float64))
+        return torch.stack([_binned(q * 0 + f, index, bins, weights, space) for f in of_bins], dim=-1)
 
-    share = mean(torch.ones_like(q))
+    level = torch.as_tensor(threshold, dtype=torch.float64, device=x.device).expand(y.shape)
+    found = _in_blocks(sums, x, y, level, space=space).unbind(dim=-1)
+    share, forecast_sum, observed_sum = _mean_over(over, truth, *found, space=space)
     edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
-    return Reliability(edges, mean(q) / share, mean(event) / share, share)
+    return Reliability(edges, forecast_sum / share, observed_sum / share, share)
+
+
+def _lost(x: Tensor, y: Tensor) -> Tensor:
+    """Points at which a member or the truth is not a number."""
+    return x.amax(dim=0).isnan() | y.isnan()
 
 
 def _binned(values: Tensor, index: Tensor, bins: int, weights: ArrayLike | Tensor | None, space: int) -> Tensor:

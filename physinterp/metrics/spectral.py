@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from physinterp.errors import InputError
-from physinterp.metrics.space import field_pair, grid_weights, space_mean
+from physinterp.metrics.space import field_pair, grid_weights, in_blocks, space_mean
 
 BANDS = ("low", "mid", "high", "total")
 FLOOR = 1e-12  # of the truth's mean power per mode: the white noise that float32 rounding leaves, and no more
@@ -87,12 +87,14 @@ def power_spectrum(
             axis; spacing does not fit; an unknown window.
     References: Pope 2000, Turbulent Flows, section 6.5.
     """
-    axes = _spectral_axes(x, axes, space)
     if window not in (None, "hann"):
         raise InputError(f"window must be None or 'hann'; found {window!r}: choose one.")
-    x = x.to(torch.float64)
-    modes = _modes(_hann(x, axes) if window else x, axes)
-    return _in_shells(_product(modes, modes), x, weights, axes, spacing, space)
+    shells = _Shells(x, weights, axes, spacing, space)
+
+    def power(x: Tensor) -> Tensor:
+        return shells.mean(half_power(_hann(x, shells.axes) if window else x, shells.axes))
+
+    return shells.spectrum(in_blocks(power, x, space=space))
 
 
 def srmse(
@@ -210,13 +212,18 @@ def coherence(
     References: Rozet et al. 2025, Lost in latent space, arXiv:2507.02608.
     """
     u, v = field_pair(forecast, truth, space)
-    axes = _spectral_axes(u, axes, space)
-    a, b = _modes(u, axes), _modes(v, axes)
-    cross = _product(a, b) if phases else a.abs() * b.abs()
-    p, q, c = (_in_shells(m, u, weights, axes, spacing, space) for m in (_product(a, a), _product(b, b), cross))
-    floor = _floor(q, eps)
-    ratio = (c.power[..., 1:] + floor) / ((p.power[..., 1:] + floor) * (q.power[..., 1:] + floor)).sqrt()
-    return torch.stack([ratio[..., band].mean(dim=-1) for band in bands(q.k[1:], q.nyquist)], dim=-1)
+    shells = _Shells(u, weights, axes, spacing, space)
+
+    def powers(u: Tensor, v: Tensor) -> Tensor:
+        a, b = _modes(u, shells.axes), _modes(v, shells.axes)
+        power = [_product(a, a), _product(b, b)]
+        cross = _product(a, b) if phases else (power[0] * power[1]).sqrt()
+        return torch.stack([shells.mean(p) for p in (*power, cross)], dim=-1)
+
+    p, q, c = in_blocks(powers, u, v, space=space)[..., 1:, :].unbind(dim=-1)
+    floor = _floor(q, shells.counts[1:], eps)
+    ratio = (c + floor) / ((p + floor) * (q + floor)).sqrt()
+    return torch.stack([ratio[..., band].mean(dim=-1) for band in bands(shells.k[1:], shells.nyquist)], dim=-1)
 
 
 def spectral_scores(forecast: Spectrum, truth: Spectrum, eps: float = FLOOR) -> dict[str, Tensor]:
@@ -248,12 +255,12 @@ def _power_pair(
 
 
 def _raised(of_u: Spectrum, of_v: Spectrum, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    floor = _floor(of_v, eps)
+    floor = _floor(of_v.power[..., 1:], of_v.counts[1:], eps)
     return of_u.power[..., 1:] + floor, of_v.power[..., 1:] + floor, bands(of_v.k[1:], of_v.nyquist)
 
 
-def _floor(truth: Spectrum, eps: float) -> Tensor:
-    return eps * truth.energy[..., 1:].sum(dim=-1, keepdim=True) / truth.counts[1:].sum()
+def _floor(power: Tensor, counts: Tensor, eps: float) -> Tensor:
+    return eps * (power * counts).sum(dim=-1, keepdim=True) / counts.sum()
 
 
 def bands(k: Tensor, nyquist: float) -> Tensor:
@@ -275,9 +282,21 @@ def _modes(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return torch.fft.rfftn(x, dim=sorted(axes), norm="forward")
 
 
+def half_power(x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """|F_k|^2 of `_modes`."""
+    modes = _modes(x, axes)
+    return _product(modes, modes)
+
+
+def twice(points: int) -> Tensor:
+    """How many modes each mode of `_modes` stands for along the last axis, of so many points: itself and its conjugate."""
+    number = torch.arange(points // 2 + 1)
+    return torch.where((number == 0) | (2 * number == points), 1.0, 2.0).to(torch.float64)
+
+
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """Real part of a conj(b)."""
-    return a.real * b.real + a.imag * b.imag
+    return torch.addcmul(a.real * b.real, a.imag, b.imag)
 
 
 def _hann(x: Tensor, axes: tuple[int, ...]) -> Tensor:
@@ -290,44 +309,43 @@ def _hann(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return (x - (x * taper).mean(dim=axes, keepdim=True) / taper.mean()) * (taper / taper.square().mean().sqrt())
 
 
-def _in_shells(
-    p: Tensor,
-    x: Tensor,
-    weights: ArrayLike | Tensor | None,
-    axes: tuple[int, ...],
-    spacing: float | Sequence[float] | None,
-    space: int,
-) -> Spectrum:
-    """Means over shells, and over the other space axes, of a quantity p per mode of a field x, as of `_modes`."""
-    w = None if weights is None else _even(weights, x.shape[x.ndim - space :], axes)
-    along = sorted(zip(axes, _steps(spacing, axes), strict=True))
-    sizes, steps = [x.shape[axis] for axis, _ in along], [step for _, step in along]
-    others = tuple(axis for axis in range(-space, 0) if axis not in axes)
-    p = space_mean(p, w, space, axes=others).flatten(-len(axes))
+class _Shells:
+    """Shells of the modes of fields x: `axes`, and `k`, `counts` and `nyquist` of `Spectrum`."""
 
-    shell, times = (a.to(p.device) for a in _shells(sizes, steps))
-    counts = torch.bincount(shell, times).round().long()
-    kept = counts > 0
-    total = p.new_zeros((*p.shape[:-1], len(counts))).index_add_(-1, shell, p * times)
-    lowest = 2 * math.pi / max(n * d for n, d in zip(sizes, steps, strict=True))
-    return Spectrum(
-        k=(lowest * torch.arange(len(counts), dtype=torch.float64, device=p.device))[kept],
-        power=total[..., kept] / counts[kept],
-        counts=counts[kept],
-        nyquist=math.pi / max(steps),
-    )
+    def __init__(
+        self,
+        x: Tensor,
+        weights: ArrayLike | Tensor | None,
+        axes: Sequence[int],
+        spacing: float | Sequence[float] | None,
+        space: int,
+    ) -> None:
+        self.axes, self._space = _spectral_axes(x, axes, space), space
+        self._weights = None if weights is None else _even(weights, x.shape[x.ndim - space :], self.axes).to(x.device)
+        along = sorted(zip(self.axes, _steps(spacing, self.axes), strict=True))
+        sizes, steps = [x.shape[axis] for axis, _ in along], [step for _, step in along]
+        longest = max(n * d for n, d in zip(sizes, steps, strict=True))
+        *full, half = sizes
+        numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in full]
+        numbers.append(torch.fft.rfftfreq(half, 1 / half, dtype=torch.float64))
+        squares = [(m * (longest / (n * d))).square() for m, n, d in zip(numbers, sizes, steps, strict=True)]
+        k = sum(torch.meshgrid(*squares, indexing="ij"), torch.zeros((), dtype=torch.float64)).sqrt()
+        times = twice(half).expand(k.shape).flatten()
+        shell, index = (k.flatten() + 0.5).floor().long().unique(return_inverse=True)
+        self.k, self.nyquist = 2 * math.pi / longest * shell.to(x.device, torch.float64), math.pi / max(steps)
+        self.counts = torch.bincount(index, times).round().long().to(x.device)
+        self._index, self._times = index.to(x.device), times.to(x.device)
 
+    def mean(self, p: Tensor) -> Tensor:
+        """Means over shells, and over the other space axes, of a quantity p per mode, as of `_modes`."""
+        others = tuple(axis for axis in range(-self._space, 0) if axis not in self.axes)
+        p = space_mean(p, self._weights, self._space, axes=others).flatten(-len(self.axes))
+        total = p.new_zeros((*p.shape[:-1], len(self.k))).index_add_(-1, self._index, p * self._times)
+        return total / self.counts
 
-def _shells(sizes: Sequence[int], steps: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """Shell number of each mode of `_modes`, flat, and how many modes it stands for, itself and its conjugate."""
-    longest = max(n * d for n, d in zip(sizes, steps, strict=True))
-    *full, half = sizes
-    numbers = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in full]
-    numbers.append(torch.fft.rfftfreq(half, 1 / half, dtype=torch.float64))
-    squares = [(m * (longest / (n * d))).square() for m, n, d in zip(numbers, sizes, steps, strict=True)]
-    k = sum(torch.meshgrid(*squares, indexing="ij"), torch.zeros((), dtype=torch.float64)).sqrt()
-    times = torch.where((numbers[-1] == 0) | (2 * numbers[-1] == half), 1.0, 2.0).to(torch.float64)
-    return (k.flatten() + 0.5).floor().long(), times.expand_as(k).flatten()
+    def spectrum(self, power: Tensor) -> Spectrum:
+        """Spectrum of these shells."""
+        return Spectrum(self.k, power, self.counts, self.nyquist)
 
 
 def _spectral_axes(x: Tensor, axes: Sequence[int], space: int) -> tuple[int, ...]:

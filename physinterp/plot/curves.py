@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -56,7 +57,7 @@ def error_growth(
         logarithmic(ax, "y")
         ax.set_title(label(system, field), fontsize=10)
         ax.grid(alpha=0.3, which="both", linewidth=0.4)
-    axes[0, 0].set_ylabel(TITLES.get(score, score))
+    axes[0, 0].set_ylabel(TITLES.get(score, score.replace("_", " ")))
     if parts is not None:
         for ax, field in zip(axes[1], fields, strict=True):
             _shares(ax, parts.mean("field") if field == MEAN else parts.sel(field=field))
@@ -138,7 +139,7 @@ def rank_histogram(scores: Mapping[str, xr.Dataset], system: System, lead: float
 
 
 def accuracy(table: xr.Dataset, system: System, lead: float, field: str = MEAN) -> Figure:
-    """VRMSE and CRPS of all methods against their cost, network evaluations per physical step.
+    """VRMSE and CRPS of all methods against their cost, network evaluations per physical step; a line joins a method's rows.
 
     Arguments:
         table: as in `error_growth`, with the coordinate `evaluations` on `row`; rows with 0 are dotted lines, the codec
@@ -149,6 +150,7 @@ def accuracy(table: xr.Dataset, system: System, lead: float, field: str = MEAN) 
     """
     figure, axes = grid_of(1, 2, 9.4, 3.9)
     for ax, score in zip(axes[0], ("vrmse_mean", "crps"), strict=True):
+        paths: dict[str, list[tuple[float, float, str]]] = {}  # si-em, si-em@5 and si-em@10 are one method
         for name, look in styles(map(str, table["row"].values), "marker").items():
             row = table.sel(row=name, field=field, score=score).sel(lead_time=lead, method="nearest")
             value, cost = float(row["value"]), float(row["evaluations"])
@@ -156,6 +158,10 @@ def accuracy(table: xr.Dataset, system: System, lead: float, field: str = MEAN) 
                 ax.axhline(value, color=look["color"], linestyle=":", label=name_of(name))
             elif np.isfinite(value):
                 ax.errorbar(cost, value, yerr=_bars(row), label=name, linestyle="", markersize=7, capsize=2, **look)
+                paths.setdefault(re.sub(r"@\d+", "", name), []).append((cost, value, look["color"]))
+        for path in paths.values():
+            costs_of, values, colours = zip(*sorted(path), strict=True)
+            ax.plot(costs_of, values, color=colours[0], linewidth=1.2, zorder=0)
         title = TITLES[score].replace("CRPS", "CRPS / std" if field == MEAN else "CRPS")
         ax.set(xscale="log", xlabel="network evaluations per step", ylabel=title)
         logarithmic(ax, "y")
