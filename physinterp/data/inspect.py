@@ -109,7 +109,7 @@ def _contents(path: Location) -> dict[str, str]:
             file.visititems(lambda name, item: found.update({name: item}))
             shapes = {name: (item.shape, item.dtype) for name, item in found.items() if isinstance(item, h5py.Dataset)}
     elif isinstance(path, Path):
-        shapes = {name or "array": (item.shape, item.dtype) for name, (item, _) in arrays(path).items()}
+        shapes = {name or "array": (item.stored.shape, item.stored.dtype) for name, item in arrays(path).items()}
     else:
         shapes = {}
     text = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'number'} {dtype}" for name, (shape, dtype) in shapes.items())
@@ -211,7 +211,7 @@ def _draft(path: Store) -> str | None:
     if not isinstance(path, Path) or "array" not in {n for n, a in ADAPTERS.items() if a.matches(path)}:
         return None
     file, group = next(iter(array.sources(path).values()))
-    here = {n: s for n, (s, _) in arrays(file, group).items() if s.ndim in (4, 5)}
+    here = {n: a.stored for n, a in arrays(file, group).items() if a.stored.ndim in (4, 5)}
     if not here:
         return None
     name, stored = max(here.items(), key=lambda item: math.prod(item[1].shape))

@@ -29,7 +29,7 @@ import xarray as xr
 from physinterp.data import sphere
 from physinterp.data.remote import Store
 from physinterp.data.store import check_chunks, lazy, opened, persistent, stamp, stores
-from physinterp.data.units import same_units
+from physinterp.data.units import check_units, same_units
 from physinterp.errors import InputError
 from physinterp.system import Field, System, near
 
@@ -124,7 +124,7 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
             raise InputError(f"{store}: variable {name!r} of field {field.name!r} does not depend on {dim!r}; see `static`")
         if name not in blocks:
             if verify or not isinstance(store, str):
-                check_chunks(variable, store, name, dim, dates)
+                check_chunks(variable.sizes, store, name, dim, dates)
             blocks[name] = lazy(variable, store, name, dim, dates)
         coords = {d: ds[d] for d in variable.dims if d in ds.coords}
         da = xr.DataArray(blocks[name], coords, variable.dims, name).isel(level, drop=True)
@@ -226,12 +226,7 @@ def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[st
         wanted = field.aliases[0] if field.aliases else field.name
         raise InputError(f"{store}: no variable {names} for field {field.name!r}: {near(wanted, map(str, ds.data_vars))}")
     da = ds[name]
-    units = str(da.attrs.get("units", ""))
-    if units and field.units and not same_units(units, field.units):
-        raise InputError(
-            f"{store}: {name!r} is in {units!r}, the card of {system.name} has {field.name!r} in {field.units!r}; convert "
-            "the file, or change the units in a copy of the card"
-        )
+    check_units(str(da.attrs.get("units", "")), field, f"{store}: {name!r}", system)
     dim = next((d for d in LEVELS if d in da.coords), None)
     if dim is None or field.level is None:
         if dim is not None and dim in da.dims:
