@@ -10,6 +10,8 @@ import pytest
 from server import serving
 from test_array import CARD, VALUES
 from test_data import APEBENCH, RBC, WELL, arrays, needs_shared, write_well
+from test_weatherbench import SHARED as ERA5
+from test_weatherbench import record, save
 
 from physinterp.data import fitted, well
 from physinterp.data.inspect import inspect
@@ -66,6 +68,36 @@ def test_own_arrays_get_a_card_to_begin_with(tmp_path):
     again = inspect(path, system)
     assert not again.wrong and again.use[0] == "open it as my data with the adapter array"
     assert any("to train on it, name the splits" in line for line in again.use)
+
+
+@needs_shared
+@pytest.mark.parametrize("path", sorted(ERA5.glob("*.nc")), ids=lambda path: path.name[:12])
+def test_records_get_a_card_that_reads_them(tmp_path, path):
+    use = inspect(path, values=False).use
+    if "such as this" in use[0]:
+        (tmp_path / "card.yaml").write_text(use[0].partition("\n")[2])
+        report = inspect(path, load_system(tmp_path), values=False)
+        assert not report.wrong and report.use[0].endswith("with the adapter weatherbench"), report
+    else:
+        assert use[0] == "open it as natlantic with the adapter weatherbench"
+
+
+def test_a_record_in_zarr_gets_a_card(tmp_path):
+    """Every level, with its units; what has no time is left out."""
+    path = save(record(), tmp_path / "a b.zarr")
+    text = inspect(path).use[0]
+    assert "{name: geopotential_500, aliases: [geopotential], level: 500.0, units: m**2 s**-2}" in text
+    assert "land_sea_mask" not in text and text.endswith("dt: 6\ntime_unit: h")
+    (tmp_path / "card.yaml").write_text(text.partition("\n")[2])
+    assert inspect(path, load_system(tmp_path)).wrong == []
+    lost = record().assign_coords(latitude=[0, 1, 3, 4, 5, 7])
+    assert "latitudes are neither equally spaced nor Gaussian" in inspect(save(lost, tmp_path / "b.zarr")).wrong[-1]
+
+
+def test_folders_of_any_container_are_listed(tmp_path):
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / "train.npy", VALUES)
+    assert inspect(tmp_path / "npy").found["arrays in train.npy"] == "array 3x9x6x4x2 float32"
 
 
 def broken(path: Path) -> None:

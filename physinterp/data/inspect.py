@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import xarray as xr
+import yaml
 
 from physinterp.config import load_benchmark
-from physinterp.data import ADAPTERS, Adapter, array, open_dataset
+from physinterp.data import ADAPTERS, Adapter, array, open_dataset, sphere, weatherbench
 from physinterp.data.containers import SUFFIXES, arrays, is_zarr
 from physinterp.data.hdf5 import opened
 from physinterp.data.parts import check_times
 from physinterp.data.remote import Location, Store, located, location
 from physinterp.data.statistics import moments
+from physinterp.data.store import opened as opened_store
+from physinterp.data.store import stores
 from physinterp.errors import InputError
 from physinterp.system import System, load_system, systems
 
@@ -85,8 +88,9 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
         return report
     report.wrong += [f"{card.name}: {problems[card.name]}" for card in cards if card.adapter in formats]
     report.wrong.append("no card fits: write one of five keys (name, adapter, fields, grid, dt), and give it with --system")
-    if (card_text := _draft(path)) is not None:
-        report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{card_text}")
+    draft = _record(path, report) if "weatherbench" in formats else _draft(path)
+    if draft is not None:
+        report.use.append(f"with a card such as this, names, lengths and boundaries put right:\n{draft}")
     return report
 
 
@@ -101,10 +105,10 @@ def _files(path: Store) -> dict[str, str]:
 def _contents(path: Location) -> dict[str, str]:
     """Arrays of the first file."""
     if isinstance(path, Path) and path.is_dir() and not is_zarr(path):
-        inside = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.name[0] != ".")
+        inside = sorted(p for p in path.rglob("*") if p.suffix in array.SUFFIXES and p.name[0] != ".")
         return _contents(inside[0]) if inside else {}
     found: dict[str, Any] = {}
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in SUFFIXES:
         with opened(path) as file:
             file.visititems(lambda name, item: found.update({name: item}))
             shapes = {name: (item.shape, item.dtype) for name, item in found.items() if isinstance(item, h5py.Dataset)}
@@ -229,6 +233,33 @@ def _draft(path: Store) -> str | None:
             "dt: 1",
         )
     )
+
+
+def _record(path: Store, report: Report) -> str | None:
+    """A card for a record: every variable that has latitude and longitude and changes in time, at each of its levels."""
+    ds = opened_store(stores(path)[0])
+    try:
+        dim, dates = weatherbench.dates_of(ds, path)
+        axes = [{k: v for k, v in asdict(axis).items() if k != "fixed"} for axis in sphere.grid_of(ds).axes]
+    except InputError as error:
+        report.wrong.append(str(error))
+        return None
+    fields: list[dict[str, Any]] = []
+    for name, da in ds.data_vars.items():
+        if not {axis["name"] for axis in axes} | ({dim} if dim else set()) <= set(da.dims):
+            continue
+        units = {"units": str(da.attrs["units"])} if "units" in da.attrs else {}
+        levels = weatherbench.levels_of(da)
+        fields += [{"name": f"{name}_{v:g}", "aliases": [str(name)], "level": float(v)} | units for v in levels]
+        fields += [] if len(levels) else [{"name": str(name)} | units]
+    hours = float(np.median(np.diff(dates)) / np.timedelta64(1, "h")) if dates is not None and len(dates) > 1 else 24.0
+    step = (f"dt: {hours:g}", "time_unit: h") if hours % 24 else (f"dt: {hours / 24:g}", "time_unit: d")
+    head = (f"name: {location(path).stem}", "adapter: weatherbench")
+    return "\n".join((*head, "fields:", *_lines(fields), "grid:", "  axes:", *_lines(axes), *step))
+
+
+def _lines(rows: list[dict[str, Any]]) -> list[str]:
+    return [f"  - {yaml.safe_dump(row, default_flow_style=True, sort_keys=False, width=1e9).strip()}" for row in rows]
 
 
 def _range(values: np.ndarray) -> str:

@@ -96,7 +96,7 @@ def read(path: Store, split: str, system: System, verify: bool = False) -> xr.Da
 
 def covered(path: Store, system: System) -> tuple[str, ...]:
     """The splits of the card of which the files have dates; all, where they have no dates."""
-    found = [dates for store in stores(path) if (dates := _dates(opened(store), store)[1]) is not None]
+    found = [dates for store in stores(path) if (dates := dates_of(opened(store), store)[1]) is not None]
     if not found:
         return tuple(system.splits)
     first, last = min(dates.min() for dates in found), max(dates.max() for dates in found)
@@ -114,7 +114,7 @@ def covered(path: Store, system: System) -> tuple[str, ...]:
 def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
     """All frames of a store: the fields of the card on its grid, dims (time, ..., *space); `time` has the dates, if any."""
     ds = opened(store)
-    dim, dates = _dates(ds, store)
+    dim, dates = dates_of(ds, store)
     blocks: dict[str, dask.array.Array] = {}  # one per variable: its levels are read together
 
     def values(field: Field) -> tuple[str, xr.DataArray]:
@@ -190,7 +190,7 @@ class Finite:
         return block
 
 
-def _dates(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | None]:
+def dates_of(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | None]:
     """The dimension with dates, and the dates."""
     found = [str(d) for d in ds.dims if d in ds.coords and ds[d].dtype.kind == "M"]
     other = [str(d) for d in ds.dims if d in ds.coords and ds[d].dtype == object]
@@ -212,6 +212,14 @@ def _dates(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | None]
     if len(dates) == 0 or np.isnat(dates).any():
         raise InputError(f"{store}: {dim!r} has no date at index {np.isnat(dates).argmax() if len(dates) else 0}; write it")
     return dim, dates
+
+
+def levels_of(da: xr.DataArray) -> np.ndarray:
+    """Levels of a variable in hPa, none where it has none."""
+    dim = next((d for d in LEVELS if d in da.coords), None)
+    if dim is None:
+        return np.empty(0)
+    return np.atleast_1d(da[dim].values) * HECTOPASCALS.get(str(da[dim].attrs.get("units", "")).lower(), 1.0)
 
 
 def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[str, dict[Hashable, int]]:
@@ -241,7 +249,7 @@ def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[st
     units = str(da[dim].attrs.get("units", "")).lower()
     if units not in HECTOPASCALS:
         raise InputError(f"{store}: the levels of {name!r} are in {units!r}; expected hPa or Pa")
-    levels = np.atleast_1d(da[dim].values).astype(np.float64) * HECTOPASCALS[units]
+    levels = levels_of(da)
     distance = np.abs(levels - field.level)
     if distance.min() > 1e-3:
         close = ", ".join(f"{levels[i]:g}" for i in np.argsort(distance)[:3])
