@@ -178,6 +178,18 @@ def test_a_chunk_that_is_not_there(folder, mine, form, group, compressors):
         ds.load()
 
 
+@pytest.mark.parametrize("name", ["zarr.json", ".zgroup", "u/zarr.json", "u/.zarray"])
+def test_metadata_of_zero_bytes(folder, mine, name):
+    path = folder / "a.zarr"
+    separate().to_zarr(path, zarr_format=3 if "json" in name else 2, consolidated=False)
+    (path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"a.zarr/{name}: the file is empty \(0 bytes\); copy or download it again"):
+        open_dataset(mine, "train", path)
+    with pytest.raises(InputError, match=r"b.zarr: the file is empty"):
+        (folder / "b.zarr").write_bytes(b"")
+        open_dataset(mine, "train", folder / "b.zarr")
+
+
 @pytest.mark.parametrize("suffix", [".h5", ".nc", ".2.zarr", ".zarr"])
 def test_units_that_are_not_those_of_the_card(folder, mine, suffix):
     path, ds = folder / f"a b{suffix}", separate()
@@ -245,6 +257,10 @@ def test_names_and_times_that_do_not_fit(folder, mine):
     with pytest.raises(InputError, match=r"c.npz: time: t = 1 \(frame 3\) comes twice"):
         np.savez(folder / "c.npz", u=VALUES[..., 0], v=VALUES[..., 1], time=[0, 0.5, 1, 1, 2, 2.5, 3, 3.5, 4])
         open_dataset(mine, "train", folder / "c.npz")
+    with pytest.raises(InputError, match=r"c2.npz: time has dates, 2000-01-01T00 first; expected numbers"):
+        dates = np.datetime64("2000-01-01T00") + np.arange(9)
+        np.savez(folder / "c2.npz", u=VALUES[..., 0], v=VALUES[..., 1], time=dates)
+        open_dataset(mine, "train", folder / "c2.npz")
     with pytest.raises(InputError, match=r"frames are 0.25 to 0.25 apart, the card of mine says dt = 0.5"):
         np.savez(folder / "d.npz", u=VALUES[..., 0], v=VALUES[..., 1], time=TIME / 2)
         open_dataset(mine, "train", folder / "d.npz")

@@ -100,6 +100,16 @@ def test_folders_of_any_container_are_listed(tmp_path):
     assert inspect(tmp_path / "npy").found["arrays in train.npy"] == "array 3x9x6x4x2 float32"
 
 
+def test_own_arrays_are_not_taken_for_a_known_system(tmp_path):
+    """`u` is also a name of the vorticity in APEBench's files, and a single array has no name at all."""
+    np.savez(tmp_path / "a.npz", u=VALUES[..., 0], v=VALUES[..., 1])
+    np.save(tmp_path / "b.npy", VALUES[..., 0])
+    for name in ("a.npz", "b.npy"):
+        assert inspect(tmp_path / name).wrong[-1].startswith("no card fits")
+    np.savez(tmp_path / "c.npz", vorticity=VALUES[..., 0])
+    assert inspect(tmp_path / "c.npz").use[0] == "open it as kolmogorov with the adapter array"
+
+
 def broken(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 

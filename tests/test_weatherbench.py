@@ -524,7 +524,7 @@ def test_damaged_files(truth, nc, zarr, tmp_path):
         ):
             ds.msl.load()
         (copy / "zarr.json").write_bytes(content)
-        with pytest.raises(InputError, match=r"copy\d.zarr: cannot be read"):
+        with pytest.raises(InputError, match=r"copy\d.zarr(: cannot be read|/zarr.json: the file is empty)"):
             open_dataset(CARD, "train", copy)
     (tmp_path / "plain").mkdir()
     xr.Dataset({"a": ("x", [1.0])}, {"x": [0]}).to_netcdf(tmp_path / "plain" / "a.nc")

@@ -158,6 +158,8 @@ def _coords(file: Path, here: Mapping[str, Named], sizes: Mapping[str, int], sys
         return np.broadcast_to(found, (size,))
 
     time = next((v for n in ("time", "t") if (v := values(n, sizes["time"])) is not None), None)
+    if time is not None and time.dtype.kind in "mM":
+        raise InputError(f"{file}: time has dates, {time[0]} first; expected numbers, such as hours since then")
     time = np.asarray(system.dt * np.arange(sizes["time"]) if time is None else time, dtype=np.float64)
     check_times(time, file)
     coords: dict[str, Any] = {"time": np.round(time, 6)}

@@ -24,6 +24,7 @@ from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 from physinterp.data import archive
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened, text
 from physinterp.data.parts import Stored
+from physinterp.data.store import refuse_empty
 from physinterp.errors import InputError
 
 
@@ -195,6 +196,7 @@ def groups(path: Path) -> list[str]:
         if path.suffix in SUFFIXES:
             with opened(path) as file:
                 return [name for name, item in file.items() if not isinstance(item, h5py.Dataset)]
+        refuse_empty(path)
         node = zarr.open(path, mode="r")
         return [] if isinstance(node, zarr.Array) else [name for name, _ in node.groups()]
 
@@ -232,6 +234,7 @@ def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
 
 
 def _of_zarr(path: Path, group: str) -> dict[str, Named]:
+    refuse_empty(path)
     node = zarr.open(path, path=group, mode="r")
     found: dict[str, Named] = {}
     for name, array in [("", node)] if isinstance(node, zarr.Array) else node.arrays():

@@ -70,7 +70,9 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     cards = [given] if given is not None else [load_system(name) for name in systems()]
     problems: dict[str, str] = {}
     for card in cards:
-        for name in [n for n in formats if n == card.adapter] + [n for n in formats if n != card.adapter]:
+        for name in sorted(formats, key=lambda n: n != card.adapter):
+            if given is None and name == "array" and not _named(path, card):
+                continue  # any array would do for a card of one field
             try:
                 fits, remarks = _fitted(ADAPTERS[name], path, card)
                 splits = _splits(ADAPTERS[name], path, card)
@@ -86,7 +88,9 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     if given is not None:
         report.wrong += list(problems.values())
         return report
-    report.wrong += [f"{card.name}: {problems[card.name]}" for card in cards if card.adapter in formats]
+    report.wrong += [
+        f"{card.name}: {problems[card.name]}" for card in cards if card.name in problems and card.adapter in formats
+    ]
     report.wrong.append("no card fits: write one of five keys (name, adapter, fields, grid, dt), and give it with --system")
     draft = _record(path, report) if "weatherbench" in formats else _draft(path)
     if draft is not None:
@@ -208,6 +212,12 @@ def _check_values(report: Report, card: System, ds: xr.Dataset, values: bool | N
             report.wrong.append(f"field {name!r} is constant ({row['mean']:g}): leave it out of the card")
         elif row["rms_delta"] <= 1e-6 * row["std"]:
             report.wrong.append(f"field {name!r} does not change in time: it is no field to forecast")
+
+
+def _named(path: Store, card: System) -> bool:
+    """Whether own arrays name the fields of a card, and not only arrays that could be those."""
+    here = arrays(*next(iter(array.sources(location(path)).values())))
+    return "field" in here or set(card.field_names) <= set(here)
 
 
 def _draft(path: Store) -> str | None:

@@ -21,6 +21,7 @@ from physinterp.errors import InputError
 T = TypeVar("T")
 
 NETCDF = (".nc", ".nc4", ".netcdf")
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 FRAMES = 64
 BYTES = 2**26
 """Frames that are read at once, and bytes where frames are large."""
@@ -62,6 +63,15 @@ def persistent(read: Callable[[], T], store: Store, what: str = "") -> T:
         raise InputError(f"{store}: {what}cannot be read ({text}); {remedy}") from error
 
 
+def refuse_empty(store: Store) -> None:
+    """Refuse a file of zero bytes, which may be one with the metadata of a zarr store."""
+    if isinstance(store, Path):
+        inside = (file for name in METADATA for file in (store / name, *store.glob(f"*/{name}")))
+        for file in (store,) if store.is_file() else inside:
+            if file.is_file() and file.stat().st_size == 0:
+                raise InputError(f"{file}: the file is empty (0 bytes); copy or download it again")
+
+
 def opened(store: Store) -> xr.Dataset:
     """A store as it is: decoded by CF conventions, no value read but those of the coordinates, nothing cached.
 
@@ -70,8 +80,7 @@ def opened(store: Store) -> xr.Dataset:
     Raises:
         InputError: empty, damaged, not there, or a package for the protocol is missing.
     """
-    if isinstance(store, Path) and store.is_file() and store.stat().st_size == 0:
-        raise InputError(f"{store}: the file is empty (0 bytes); copy or download it again")
+    refuse_empty(store)
 
     def read() -> xr.Dataset:
         options: dict[str, Any] = {"chunks": None, "cache": False, "decode_timedelta": False}
