@@ -88,9 +88,8 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     if given is not None:
         report.wrong += list(problems.values())
         return report
-    report.wrong += [
-        f"{card.name}: {problems[card.name]}" for card in cards if card.name in problems and card.adapter in formats
-    ]
+    native = {card.name for card in cards if card.adapter in formats}
+    report.wrong += [f"{name}: {text}" for name, text in problems.items() if name in native]
     report.wrong.append("no card fits: write one of five keys (name, adapter, fields, grid, dt), and give it with --system")
     draft = _record(path, report) if "weatherbench" in formats else _draft(path)
     if draft is not None:

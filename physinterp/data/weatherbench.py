@@ -198,7 +198,7 @@ def dates_of(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | Non
         calendar = ds[other[0]].encoding.get("calendar") or getattr(ds[other[0]].values[0], "calendar", "unknown")
         raise InputError(
             f"{store}: {other[0]!r} begins {ds[other[0]].values[0]} in the calendar {calendar!r}; expected the standard: "
-            "convert with ds.convert_calendar('standard'), and missing days become borders of samples"
+            "convert with ds.convert_calendar('standard', align_on='date'); missing days become borders of samples"
         )
     if not found and "time" in ds.dims:
         units = ds["time"].attrs.get("units", "none")
