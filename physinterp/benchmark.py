@@ -383,7 +383,8 @@ class Job:
 def by_month(found: ev.Cases) -> ev.Cases:
     """Cases of a record whose `trajectory`, the block of the bootstrap, is the month in which they begin."""
     months = found.initial["date"].values.astype("datetime64[M]").astype(str).astype(object)
-    return ev.Cases(*(ds.assign_coords(trajectory=("sample", months)) for ds in (found.initial, found.truth)))
+    initial, truth = (ds.assign_coords(trajectory=("sample", months)) for ds in (found.initial, found.truth))
+    return ev.Cases(initial, truth, found.source)
 
 
 def noted(forecasts: Iterable[Tensor], example: list[Tensor]) -> Iterator[Tensor]:

@@ -49,10 +49,12 @@ class Cases:
     Attributes:
         initial: dims (sample, *space), with parameters and `trajectory` on `sample`.
         truth: dims (sample, lead_time, *space), lazily loaded.
+        source: the trajectories that they were cut from, if known.
     """
 
     initial: xr.Dataset
     truth: xr.Dataset
+    source: xr.Dataset | None = None
 
     def check(self, names: Sequence[str]) -> None:
         """Read every value once.
@@ -63,7 +65,7 @@ class Cases:
         for ds in (self.initial, *(self.truth.isel(lead_time=k) for k in range(self.truth.sizes["lead_time"]))):
             for name in names:
                 if not np.isfinite(ds[name].values).all():
-                    raise InputError(not_finite(ds[name]))
+                    raise InputError(not_finite(ds if self.source is None else self.source, name))
 
     def lead(self, k: int, names: Sequence[str], space: Sequence[str]) -> Tensor:
         """The truth at lead k (from 0; -1 is the initial state), shape (N, C, *S), float32."""
@@ -105,12 +107,11 @@ def cases(ds: xr.Dataset, stride: int, leads: int, starts: int, dt: float) -> Ca
         initial.append(part.isel(time=0, drop=True))
         after = part.isel(time=slice(1, None)).rename(time="lead_time")
         truth.append(after.assign_coords(lead_time=dt * np.arange(1, leads + 1)))
-    return Cases(
-        *(
-            xr.concat(parts, "sample", data_vars="all", coords="minimal", compat="override", join="exact")
-            for parts in (initial, truth)
-        )
-    )
+    both = [
+        xr.concat(parts, "sample", data_vars="all", coords="minimal", compat="override", join="exact")
+        for parts in (initial, truth)
+    ]
+    return Cases(both[0], both[1], ds)
 
 
 def score(forecast: Tensor, truth: Tensor, grid: Grid, also: Sequence[str] = ()) -> xr.Dataset:
@@ -303,7 +304,7 @@ def _compare_part(pair: Pair, system: System, case: str, also: Sequence[str]) ->
         v = _tensor(of_lead, names, grid.names, case)
         if not bool(v.isfinite().all()):
             wrong = next(n for n in names if not np.isfinite(of_lead[n].values).all())
-            raise InputError(f"the truth at index {k} of lead_time: {not_finite(of_lead[wrong])}")
+            raise InputError(f"the truth at index {k} of lead_time: {not_finite(of_lead, wrong)}")
         flat = (v.amax((-2, -1)) == v.amin((-2, -1))).numpy()
         parts.append(score(u, v, grid, also).assign(constant=(("case", "field"), flat)))
         if k == 0:

@@ -58,7 +58,7 @@ class FieldStack:
                 raise InputError(f"field {name!r} has dimensions {da.dims}, expected {(*leading, *self.grid.names)}")
             values = np.asarray(da.transpose(*leading, *self.grid.names).values, dtype=np.float64)
             if not np.isfinite(values).all():
-                raise InputError(not_finite(da))
+                raise InputError(not_finite(ds, name))
             np.moveaxis(stacked, channel, 0)[i] = (values - mean) / std
         return torch.from_numpy(stacked)
 

@@ -196,7 +196,7 @@ def initial_state(data: str | Path, system: System, time: int | None = None) -> 
     try:
         with xr.open_zarr(path) if zarr else xr.open_dataset(path, engine="netcdf4") as ds:
             if system.adapter != "weatherbench" or set(system.field_names) <= set(ds.data_vars):
-                return _frame(ds, path, time).load()
+                return _frame(ds, path, time).assign_attrs(path=str(path)).load()
     except InputError:
         raise
     except (OSError, ValueError, RuntimeError, KeyError) as error:

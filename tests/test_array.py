@@ -153,15 +153,55 @@ def test_truncated_files(folder, mine, suffix, keep):
     assert "\n" not in str(caught.value)
 
 
-def test_a_chunk_that_is_not_there(folder, mine):
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("group", ["", "train"])
+@pytest.mark.parametrize("compressors", [None, "auto"])
+def test_a_chunk_that_is_not_there(folder, mine, form, group, compressors):
+    """It is found on opening, as zarr would give zeros in its place; of an uncompressed array also later on."""
+    path, name = folder / "a.zarr", f"{group}/u".strip("/")
+    options = {"chunks": (1, 2, 6, 4, 2), "compressors": compressors, "fill_value": 0.0}
+    zarr.open_group(path, mode="w", zarr_format=form).create_array(name, data=VALUES, **options)
+    ds = open_dataset(mine, "train", path)
+    np.testing.assert_array_equal(ds.u, VALUES[..., 0])
+    key = "1.2.0.0.0" if form == 2 else "c/1/2/0/0/0"
+    chunk = path / name / key
+    chunk.unlink()
+    with pytest.raises(
+        InputError, match=rf"a.zarr: chunk {key} of '{name}' \(t = 2 to t = 2.5\) is missing, one of 15; copy"
+    ):
+        open_dataset(mine, "train", path)
+    if compressors is None:
+        with pytest.raises(InputError, match=rf"a.zarr: the chunk {name}/{key} is missing"):
+            ds.load()
+    chunk.write_bytes(b"")
+    with pytest.raises(InputError, match=rf"a.zarr: .*truncated.*reading {name}\[1:2, 0:8, "):
+        ds.load()
+
+
+@pytest.mark.parametrize("name", ["zarr.json", ".zgroup", "u/zarr.json", "u/.zarray"])
+def test_metadata_of_zero_bytes(folder, mine, name):
     path = folder / "a.zarr"
-    store = zarr.open_group(path, mode="w")
-    array = store.create_array("u", shape=VALUES.shape, chunks=(1, 2, 6, 4, 2), dtype="f4", compressors=None)
-    array[...] = VALUES
-    assert np.array_equal(open_dataset(mine, "train", path).u, VALUES[..., 0])
-    (path / "u" / "c" / "1" / "2" / "0" / "0" / "0").unlink()
-    with pytest.raises(InputError, match=r"a.zarr: the chunk u/c/1/2/0/0/0 is missing"):
-        open_dataset(mine, "train", path).load()
+    separate().to_zarr(path, zarr_format=3 if "json" in name else 2, consolidated=False)
+    (path / name).write_bytes(b"")
+    with pytest.raises(InputError, match=rf"a.zarr/{name}: the file is empty \(0 bytes\); copy or download it again"):
+        open_dataset(mine, "train", path)
+    with pytest.raises(InputError, match=r"b.zarr: the file is empty"):
+        (folder / "b.zarr").write_bytes(b"")
+        open_dataset(mine, "train", folder / "b.zarr")
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".nc", ".2.zarr", ".zarr"])
+def test_units_that_are_not_those_of_the_card(folder, mine, suffix):
+    path, ds = folder / f"a b{suffix}", separate()
+    ds["v"].attrs["units"] = "cm/s"
+    form = {"zarr_format": 2 if suffix == ".2.zarr" else 3, "consolidated": False} if "zarr" in suffix else {}
+    getattr(ds, "to_zarr" if form else "to_netcdf")(path, **form)
+    assert open_dataset(mine, "train", path).v.attrs["units"] == ""  # the card does not say
+    fields = [f.model_copy(update={"units": "m s**-1"}) for f in mine.fields]
+    with pytest.raises(
+        InputError, match=rf"a b{suffix}: 'v' is in 'cm/s', the card of mine has 'v' in 'm s\*\*-1'; convert"
+    ):
+        open_dataset(mine.model_copy(update={"fields": tuple(fields)}), "train", path)
 
 
 def test_values_that_are_not_finite(folder, mine):
@@ -217,6 +257,10 @@ def test_names_and_times_that_do_not_fit(folder, mine):
     with pytest.raises(InputError, match=r"c.npz: time: t = 1 \(frame 3\) comes twice"):
         np.savez(folder / "c.npz", u=VALUES[..., 0], v=VALUES[..., 1], time=[0, 0.5, 1, 1, 2, 2.5, 3, 3.5, 4])
         open_dataset(mine, "train", folder / "c.npz")
+    with pytest.raises(InputError, match=r"c2.npz: time has dates, 2000-01-01T00 first; expected numbers"):
+        dates = np.datetime64("2000-01-01T00") + np.arange(9)
+        np.savez(folder / "c2.npz", u=VALUES[..., 0], v=VALUES[..., 1], time=dates)
+        open_dataset(mine, "train", folder / "c2.npz")
     with pytest.raises(InputError, match=r"frames are 0.25 to 0.25 apart, the card of mine says dt = 0.5"):
         np.savez(folder / "d.npz", u=VALUES[..., 0], v=VALUES[..., 1], time=TIME / 2)
         open_dataset(mine, "train", folder / "d.npz")

@@ -145,6 +145,28 @@ def test_apebench_axes_are_told_by_their_coordinates(tmp_path):
         open_dataset(KOLMOGOROV, "train", tmp_path / "xy.h5")
 
 
+@pytest.mark.parametrize(
+    ("time", "message"),
+    [
+        ([0, 0.1, 0.1, 0.2, 0.3], r"train: time: t = 0.1 \(frame 2\) comes twice; drop one"),
+        ([0, 0.2, 0.1, 0.3, 0.4], r"train: time: t = 0.1 \(frame 2\) comes after a later one; sort"),
+        ([0, 0.1, 0.2, 0.4, 0.5], r"train: time: the step is 0.1, but 0.2 from t = 0.2 to 0.4 \(frame 3\)"),
+        ([0, 0.1, 0.2, np.nan, 0.5], "train: time: frame 3 has no finite time"),
+        (None, r"no train/u, the values \(sample, time, x, y\): did you mean 'ux'\? known: t, ux, x"),
+    ],
+)
+def test_apebench_without_a_series_or_values(tmp_path, time, message):
+    path = write_apebench(tmp_path / "a b.h5", arrays(KOLMOGOROV)["vorticity"])
+    with h5py.File(path, "r+") as file:
+        file.move("test", "train")
+        if time is None:
+            file.move("train/u", "train/ux")
+        else:
+            file["train/t"][:] = time
+    with pytest.raises(InputError, match=rf"a b.h5: {message}"):
+        open_dataset(KOLMOGOROV, "train", path)
+
+
 def test_well_dimensions_come_from_attributes(tmp_path, root):
     """Swapped axes, a descending coordinate and a field that is constant in time."""
     path = root / "data" / "valid" / "a.hdf5"

@@ -149,6 +149,13 @@ def test_a_server_without_ranges(server, source, copy):
     assert (copy / "a.hdf5").read_bytes() == (source / "data/train/a.hdf5").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["%2e%2e/x.hdf5", "%2Ftmp/x.hdf5"])
+def test_a_server_whose_names_point_outside(server, copy, monkeypatch, name):
+    monkeypatch.setattr(fetch, "_walk", lambda root: [root / name])
+    with pytest.raises(InputError, match=r"http.*: the file '.*/x.hdf5' lies outside of the folder; do not use this source"):
+        fetch.plan(server.url, copy)
+
+
 def test_archives(tmp_path, copy, monkeypatch):
     folder = tmp_path / "archives"
     folder.mkdir()

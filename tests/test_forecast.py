@@ -416,6 +416,14 @@ def test_the_command_cannot(command, arguments, changes, message, tmp_path):  # 
     assert not (tmp_path / "f.zarr").exists()
 
 
+def test_the_command_with_values_that_are_not_finite(command, arguments, init):  # noqa: F811
+    with xr.load_dataset(init) as ds:
+        ds.vorticity[0, 3, 4] = np.inf
+    ds.to_netcdf(init)
+    code, _, lines = command(*arguments)
+    assert code == 2 and f"{init}: field 'vorticity' has 1 values that are not finite" in lines[-1]
+
+
 def test_the_command_with_another_state(command, arguments, tmp_path, init):  # noqa: F811
     """A file of another system, and a store of another forecast."""
     dataset(RBC).assign_attrs(system="rbc").to_netcdf(init.with_name("rbc.nc"))

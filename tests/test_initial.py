@@ -124,7 +124,10 @@ def test_units_in_other_words():
         (lambda ds: ds.expand_dims(member=["a", "b"]), r"members are numbered from 0, found \['a', 'b'\]"),
         (lambda ds: ds.isel(x=slice(8)), "'x': expected 16 points, found 8"),
         (lambda ds: ds.sortby("y", ascending=False), "it descends"),
-        (lambda ds: ds.where(ds.x > 0.1), "values that are not finite in sample 0"),
+        (
+            lambda ds: ds.where(ds.x > 0.1).assign_attrs(path="a.h5").assign_coords(time=2.5),
+            r"a.h5: field 'buoyancy' has 8 values .* in sample 0, first at x index 0, y index 0 \(t = 2.5\)",
+        ),
         (lambda ds: ds.assign(pressure=ds.pressure.isel(sample=0)), "field 'pressure' has dimensions"),
     ],
 )

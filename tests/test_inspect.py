@@ -12,7 +12,7 @@ import xarray as xr
 from server import serving
 from test_array import CARD, VALUES
 from test_data import APEBENCH, RBC, WELL, arrays, needs_shared, write_well
-from test_weatherbench import SHARED
+from test_weatherbench import SHARED, record, save
 from test_weatherbench import needs_shared as needs_era5
 from test_well import SHEAR_FLOW, shear_flow
 
@@ -132,6 +132,29 @@ def test_a_card_for_walls(tmp_path):
     assert system.grid.boundary == ("wall", "wall") and system.grid.axes[1].nodes == "chebyshev"
     for ours, theirs in zip(system.grid.axes, known.grid.axes, strict=True):
         np.testing.assert_allclose(ours.points, theirs.points, atol=1e-5)
+
+
+def test_what_no_card_can_say(tmp_path):
+    text = inspect(save(record(), tmp_path / "a b.zarr")).use[0]
+    assert "levels: [500, 850]" in text and "land_sea_mask" not in text and text.endswith("dt: 6.0\ntime_unit: h")
+    lost = record().assign_coords(latitude=[0, 1, 3, 4, 5, 7])
+    assert "latitudes are neither equally spaced nor Gaussian" in inspect(save(lost, tmp_path / "b.zarr")).wrong[-2]
+
+
+def test_folders_of_any_container_are_listed(tmp_path):
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / "train.npy", VALUES)
+    assert inspect(tmp_path / "npy").found["arrays in train.npy"] == "array 3x9x6x4x2 float32"
+
+
+def test_own_arrays_are_not_taken_for_a_known_system(tmp_path):
+    """`u` is also a name of the vorticity in APEBench's files, and a single array has no name at all."""
+    np.savez(tmp_path / "a.npz", u=VALUES[..., 0], v=VALUES[..., 1])
+    np.save(tmp_path / "b.npy", VALUES[..., 0])
+    for name in ("a.npz", "b.npy"):
+        assert inspect(tmp_path / name).wrong[-1].startswith("no card fits")
+    np.savez(tmp_path / "c.npz", vorticity=VALUES[..., 0])
+    assert inspect(tmp_path / "c.npz").use[0] == "open it as kolmogorov with the adapter array"
 
 
 def broken(path: Path) -> None:

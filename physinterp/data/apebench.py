@@ -20,7 +20,7 @@ from physinterp.data.hdf5 import SUFFIXES, HDF5Array, files_in, opened
 from physinterp.data.parts import Part, View, check_times
 from physinterp.data.remote import Location, Store, location
 from physinterp.errors import InputError
-from physinterp.system import System
+from physinterp.system import System, near
 
 EXPECTED = "APEBench: one HDF5 file with groups train, valid or test, each with u (sample, time, *space) and t"
 
@@ -55,6 +55,10 @@ def parts(path: Store, split: str, system: System, verify: bool = False) -> list
         if split not in _groups(handle):
             raise InputError(f"{file}: no split {split!r}; found {_groups(handle)}; choose one of these")
         group = handle[split]
+        if "u" not in group:
+            raise InputError(
+                f"{file}: no {split}/u, the values (sample, time, {', '.join(axes)}): {near('u', group)}; rename it"
+            )
         u = group["u"]
         channels = u.ndim == len(axes) + 3
         if u.ndim != len(axes) + 2 + channels or len(names) != (u.shape[2] if channels else 1):
@@ -93,7 +97,9 @@ def _file(path: Store) -> Location | None:
 
 
 def _groups(handle: h5py.File) -> list[str]:
-    return [name for name, item in handle.items() if isinstance(item, h5py.Group) and "u" in item]
+    """Groups with values, or with the points of a grid, which tells this layout where the values have another name."""
+    groups = {name: item for name, item in handle.items() if isinstance(item, h5py.Group)}
+    return [name for name, item in groups.items() if "u" in item or getattr(item.get("x"), "ndim", 0) > 1]
 
 
 def _coordinates(group: h5py.Group, file: Location, system: System) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -21,10 +21,12 @@ import numpy as np
 import xarray as xr
 
 from physinterp.data import checksums
-from physinterp.data.containers import Named, arrays, groups, is_zarr
+from physinterp.data.containers import Named, ZarrArray, arrays, groups, is_zarr
 from physinterp.data.hdf5 import SUFFIXES as HDF5
 from physinterp.data.parts import Part, View, check_times
 from physinterp.data.remote import Location, Store, location
+from physinterp.data.store import check_chunks
+from physinterp.data.units import check_units
 from physinterp.errors import InputError
 from physinterp.system import System, near
 
@@ -62,6 +64,9 @@ def parts(path: Store, split: str, system: System, verify: bool = False) -> list
     if verify:
         checksums.check_regions(file, {view.stored.key: view.stored for view in views.values()})
     coords = _coords(file, here, sizes, system)
+    for stored, dims in {(view.stored, view.dims) for view in views.values()}:
+        if isinstance(stored, ZarrArray):
+            check_chunks(dict(zip(dims, stored.shape, strict=True)), file, stored.key, "time", coords["time"])
     if "sample" not in next(iter(views.values())).dims and sizes["sample"] > 1:
         raise InputError(f"{file}: the fields have no dimension sample, but there are {sizes['sample']} trajectories")
     return [Part(views, sizes, coords)]
@@ -82,20 +87,24 @@ def _views(file: Path, here: Mapping[str, Named], system: System) -> dict[str, V
     """Where each field is: in an array of its own, or in the one that holds all."""
     own = {f.name: next((n for n in (f.name, *f.aliases) if n in here), None) for f in system.fields}
     if all(own.values()):
-        return {name: View(here[n][0], _dims(file, n, here[n], system, False)) for name, n in own.items() if n is not None}
-    most = max((item[0].ndim for item in here.values()), default=0)
-    whole = {name: item for name, item in here.items() if item[0].ndim == most > len(system.grid.axes)}
+        views = {}
+        for field, name in zip(system.fields, map(str, own.values()), strict=True):
+            check_units(here[name].units, field, f"{file}: {name!r}", system)
+            views[field.name] = View(here[name].stored, _dims(file, name, here[name], system, False))
+        return views
+    most = max((item.stored.ndim for item in here.values()), default=0)
+    whole = {name: item for name, item in here.items() if item.stored.ndim == most > len(system.grid.axes)}
     if len(whole) != 1:
-        known = ", ".join(f"{n or 'array'} {a.shape}" for n, (a, _) in here.items()) or "no arrays"
+        known = ", ".join(f"{n or 'array'} {item.stored.shape}" for n, item in here.items()) or "no arrays"
         missing = next(name for name, n in own.items() if n is None)
         hint = near(missing, here) if any(own.values()) else f"expected {EXPECTED}"
         raise InputError(f"{file}: no field {missing!r}: {hint}; found {known}")
     ((name, item),) = whole.items()
     dims = _dims(file, name, item, system, len(system.fields) > 1 or most > len(system.grid.axes) + 2)
     if "field" not in dims:
-        return {system.fields[0].name: View(item[0], dims)}
-    order = _names(here, item[0].shape[dims.index("field")], system, file)
-    return {n: View(item[0], dims, {"field": i}) for i, n in enumerate(order)}
+        return {system.fields[0].name: View(item.stored, dims)}
+    order = _names(here, item.stored.shape[dims.index("field")], system, file)
+    return {n: View(item.stored, dims, {"field": i}) for i, n in enumerate(order)}
 
 
 def _names(here: Mapping[str, Named], size: int, system: System, file: Path) -> list[str]:
@@ -109,7 +118,7 @@ def _names(here: Mapping[str, Named], size: int, system: System, file: Path) -> 
 
 def _dims(file: Path, name: str, item: Named, system: System, fields: bool) -> tuple[str, ...]:
     """The dimensions of an array, by name where they have names that say something, else by position."""
-    stored, named = item
+    stored, named, _ = item
     if stored.dtype.kind not in "fiu":
         raise InputError(f"{file}: {name or 'the array'} has elements of type {stored.dtype}; expected real numbers")
     expected = ("sample", "time", *system.grid.names, *(("field",) if fields else ()))
@@ -149,6 +158,8 @@ def _coords(file: Path, here: Mapping[str, Named], sizes: Mapping[str, int], sys
         return np.broadcast_to(found, (size,))
 
     time = next((v for n in ("time", "t") if (v := values(n, sizes["time"])) is not None), None)
+    if time is not None and time.dtype.kind in "mM":
+        raise InputError(f"{file}: time has dates, {time[0]} first; expected numbers, such as hours since then")
     time = np.asarray(system.dt * np.arange(sizes["time"]) if time is None else time, dtype=np.float64)
     check_times(time, file)
     coords: dict[str, Any] = {"time": np.round(time, 6)}

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import netCDF4
@@ -21,12 +21,18 @@ import zarr
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from physinterp.data import archive
-from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened
+from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened, text
 from physinterp.data.parts import RawFrames, Stored
+from physinterp.data.store import refuse_empty
 from physinterp.errors import InputError
 
-Named = tuple[Stored, tuple[str, ...] | None]
-"""An array, and the names of its dimensions where the file has them."""
+
+class Named(NamedTuple):
+    """An array, and the names of its dimensions and its units where the file has them."""
+
+    stored: Stored
+    dims: tuple[str, ...] | None = None
+    units: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,12 @@ class _Array(ABC):
         return self.library()
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        with explained(self.path):
-            return np.asarray(self.open()[index])
+        try:
+            with explained(self.path):
+                return np.asarray(self.open()[index])
+        except InputError as error:
+            where = ", ".join(f"{i.start}:{i.stop}" if isinstance(i, slice) else str(i) for i in np.index_exp[index])
+            raise InputError(f"{error} (reading {self.key or 'the array'}[{where}])") from error
 
 
 class NumpyArray(_Array):
@@ -146,13 +156,15 @@ def arrays(path: Path, group: str = "") -> Mapping[str, Named]:
         if path.suffix == ".npz":
             names = [name.removesuffix(".npy") for name in archive.members(path)]
             members = {name: _unzipped(path, name, path.stat().st_mtime_ns) for name in names}
-            return {name: (ZippedArray(path.resolve(), name, a.shape, a.dtype), None) for name, a in members.items()}
+            return {name: Named(ZippedArray(path.resolve(), name, a.shape, a.dtype)) for name, a in members.items()}
         if path.suffix == ".nc":
             return _of_netcdf(path, group)
         if path.suffix in SUFFIXES:
             with opened(path) as file:
                 found = {name: item for name, item in file[group or "/"].items() if _is_array(item)}
-                return {name: (HDF5Array.of(item, path), _labels(item)) for name, item in found.items()}
+                return {
+                    name: Named(HDF5Array.of(item, path), _labels(item), _units(item.attrs)) for name, item in found.items()
+                }
         return _of_zarr(path, group)
 
 
@@ -167,6 +179,7 @@ def groups(path: Path) -> list[str]:
         if path.suffix in SUFFIXES:
             with opened(path) as file:
                 return [name for name, item in file.items() if not isinstance(item, h5py.Dataset)]
+        refuse_empty(path)
         node = zarr.open(path, mode="r")
         return [] if isinstance(node, zarr.Array) else [name for name, _ in node.groups()]
 
@@ -184,7 +197,7 @@ def _of_numpy(path: Path) -> dict[str, Named]:
             f"{path} ({path.stat().st_size} bytes): no array can be read ({error}); it is truncated or holds objects: "
             "copy or download it again, or store plain numbers"
         ) from error
-    return {"": (NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype), None)}
+    return {"": Named(NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype))}
 
 
 def _netcdf(path: Path, group: str) -> xr.Dataset:
@@ -198,11 +211,13 @@ def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
             if variable.dtype.kind in "fiu":
                 dtype = np.dtype(np.float32 if variable.ndim > 1 else np.float64)
                 key, dims = f"{group}/{name}".strip("/"), tuple(map(str, variable.dims))
-                found[str(name)] = (NetCDFArray(path.resolve(), key, variable.shape, dtype), dims)
+                stored = NetCDFArray(path.resolve(), key, variable.shape, dtype)
+                found[str(name)] = Named(stored, dims, _units(variable.attrs))
     return found
 
 
 def _of_zarr(path: Path, group: str) -> dict[str, Named]:
+    refuse_empty(path)
     node = zarr.open(path, path=group, mode="r")
     found: dict[str, Named] = {}
     for name, array in [("", node)] if isinstance(node, zarr.Array) else node.arrays():
@@ -212,8 +227,13 @@ def _of_zarr(path: Path, group: str) -> dict[str, Named]:
         if array.metadata.zarr_format == 3:
             dims = array.metadata.dimension_names
         key = f"{group}/{name}".strip("/")
-        found[name] = (ZarrArray(path.resolve(), key, array.shape, array.dtype, array.chunks), tuple(dims) if dims else None)
+        stored = ZarrArray(path.resolve(), key, array.shape, array.dtype, array.chunks)
+        found[name] = Named(stored, tuple(dims) if dims else None, _units(array.attrs))
     return found
+
+
+def _units(attributes: Mapping[str, Any]) -> str:
+    return "".join(text(attributes.get("units", "")))
 
 
 def _is_array(item: Any) -> bool:

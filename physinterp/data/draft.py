@@ -83,11 +83,9 @@ def _of_weather(path: Store) -> dict[str, Any]:
 def _weather_field(ds: xr.Dataset, name: str, space: set[str]) -> dict[str, Any]:
     da = ds[name]
     field = {"name": name} | {k: str(da.attrs[k]) for k in ("units", "long_name") if k in da.attrs}
-    level = next((d for d in weatherbench.LEVELS if d in da.coords), None)
-    if level is None:
+    levels = [float(f"{v:g}") for v in weatherbench.levels_of(da)]
+    if not levels:
         return field
-    scale = weatherbench.HECTOPASCALS.get(str(da[level].attrs.get("units", "")).lower(), 1.0)
-    levels = [float(f"{scale * v:g}") for v in np.atleast_1d(da[level].values)]
     return field | {"levels": [int(v) if v.is_integer() else v for v in levels], "aliases": [name]}
 
 
@@ -165,7 +163,7 @@ def _parameter(name: str, values: list[float]) -> dict[str, Any]:
 def _of_arrays(path: Path) -> dict[str, Any] | None:
     """The largest array of a file, (sample, time, y, x), or (sample, time, y, x, field) where it has five dimensions."""
     file, group = next(iter(array.sources(path).values()))
-    here = {n: s for n, (s, _) in arrays(file, group).items() if s.ndim in (4, 5)}
+    here = {n: a.stored for n, a in arrays(file, group).items() if a.stored.ndim in (4, 5)}
     if not here:
         return None
     name, stored = max(here.items(), key=lambda item: math.prod(item[1].shape))

@@ -85,7 +85,7 @@ def plan(url: str, folder: str | Path, patterns: Sequence[str] = ("*",)) -> list
         none = f"no file matches {', '.join(patterns)}: {near(patterns[0], list(below)[:50])}"
         raise InputError(f"{url}: {none if below else 'no such file or folder'}")
     for name in chosen:
-        if ".." in name.split("/"):
+        if ".." in name.split("/") or Path(name).is_absolute():
             raise InputError(f"{url}: the file {name!r} lies outside of the folder; do not use this source")
     return [_item(below[name], folder / name, sums.get(name)) for name in chosen]
 

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from physinterp.config import load_benchmark
-from physinterp.data import ADAPTERS, Adapter, open_dataset
+from physinterp.data import ADAPTERS, Adapter, array, open_dataset
 from physinterp.data.containers import SUFFIXES, arrays, is_zarr
 from physinterp.data.draft import as_text, draft
 from physinterp.data.hdf5 import opened
@@ -68,7 +68,9 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     cards = [given] if given is not None else [load_system(name) for name in systems()]
     problems: dict[str, str] = {}
     for card in cards:
-        for name in [n for n in formats if n == card.adapter] + [n for n in formats if n != card.adapter]:
+        for name in sorted(formats, key=lambda n: n != card.adapter):
+            if given is None and name == "array" and not _named(path, card):
+                continue  # any array would do for a card of one field
             try:
                 fits, remarks = _fitted(ADAPTERS[name], path, card)
                 splits = _splits(ADAPTERS[name], path, card)
@@ -84,7 +86,8 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     if given is not None:
         report.wrong += list(problems.values())
         return report
-    report.wrong += [f"{card.name}: {problems[card.name]}" for card in cards if card.adapter in formats]
+    native = {card.name for card in cards if card.adapter in formats}
+    report.wrong += [f"{name}: {text}" for name, text in problems.items() if name in native]
     try:
         found = draft(path, formats)
         if found is not None:
@@ -112,15 +115,15 @@ def _files(path: Store) -> dict[str, str]:
 def _contents(path: Location) -> dict[str, str]:
     """Arrays of the first file."""
     if isinstance(path, Path) and path.is_dir() and not is_zarr(path):
-        inside = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.name[0] != ".")
+        inside = sorted(p for p in path.rglob("*") if p.suffix in array.SUFFIXES and p.name[0] != ".")
         return _contents(inside[0]) if inside else {}
     found: dict[str, Any] = {}
-    if path.suffix in (".h5", ".hdf5"):
+    if path.suffix in SUFFIXES:
         with opened(path) as file:
             file.visititems(lambda name, item: found.update({name: item}))
             shapes = {name: (item.shape, item.dtype) for name, item in found.items() if isinstance(item, h5py.Dataset)}
     elif isinstance(path, Path):
-        shapes = {name or "array": (item.shape, item.dtype) for name, (item, _) in arrays(path).items()}
+        shapes = {name or "array": (item.stored.shape, item.stored.dtype) for name, item in arrays(path).items()}
     else:
         shapes = {}
     text = ", ".join(f"{name} {'x'.join(map(str, shape)) or 'number'} {dtype}" for name, (shape, dtype) in shapes.items())
@@ -215,6 +218,12 @@ def _check_values(report: Report, card: System, ds: xr.Dataset, values: bool | N
             report.wrong.append(f"field {name!r} is constant ({row['mean']:g}): leave it out of the card")
         elif row["rms_delta"] <= 1e-6 * row["std"]:
             report.wrong.append(f"field {name!r} does not change in time: it is no field to forecast")
+
+
+def _named(path: Store, card: System) -> bool:
+    """Whether own arrays name the fields of a card, and not only arrays that could be those."""
+    here = arrays(*next(iter(array.sources(location(path)).values())))
+    return "field" in here or set(card.field_names) <= set(here)
 
 
 def _range(values: np.ndarray) -> str:

@@ -23,6 +23,7 @@ import dask
 import numpy as np
 import xarray as xr
 
+from physinterp.data.statistics import not_finite
 from physinterp.errors import InputError
 
 POINTS = 1024
@@ -120,7 +121,7 @@ def _states(
     values = np.stack([_flat(part, names, space) for part in loaded])
     if not np.isfinite(values).all():
         channel = int(np.argwhere(~np.isfinite(values))[0][2])
-        raise InputError(f"field {names[channel]!r} has values that are not finite: physinterp data inspect says where")
+        raise InputError(not_finite(ds, names[channel]))
     return values.astype(np.float64)
 
 

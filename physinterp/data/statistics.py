@@ -95,8 +95,9 @@ def moments(ds: xr.Dataset, names: Sequence[str], stride: int = 1) -> dict[str, 
     return _summary(ds, names, stride)[0]
 
 
-def not_finite(da: xr.DataArray) -> str:
-    """Where a field has its first value that is not finite, as a message."""
+def not_finite(ds: xr.Dataset, name: str) -> str:
+    """Where a field has its first value that is not finite, as a message with the path of the data."""
+    da, path = ds[name], f"{ds.attrs['path']}: " if "path" in ds.attrs else ""
     for sample in range(da.sizes.get("sample", 1)):
         block = da.isel(sample=sample) if "sample" in da.dims else da
         count, first = 0, None
@@ -109,15 +110,18 @@ def not_finite(da: xr.DataArray) -> str:
                 first |= {"time": first["time"] + start} if "time" in first else {}
         if first is not None:
             where = ", ".join(f"{key} index {value}" for key, value in first.items())
-            if "time" in first and "time" in da.coords:
-                where += f" (t = {da['time'].values[first['time']]:.6g})"
-            if "trajectory" in block.coords:
-                where += f", of trajectory {block['trajectory'].values!s}"
+            coords = {n: c.values[()] for n, c in block.isel(first).coords.items()}
+            for key, label in (("time", "t"), ("init_time", "init_time"), ("lead_time", "lead_time")):
+                if (value := coords.get(key)) is not None:
+                    where += f" ({label} = {f'{value:.6g}' if isinstance(value, float) else value})"
+            if "trajectory" in coords:
+                where += f", of trajectory {coords['trajectory']}"
+            said = f" in sample {sample}" if "sample" in da.dims else ""
             return (
-                f"field {da.name!r} has {count} values that are not finite in sample {sample}, first at "
-                f"{where}; leave this sample out or fill the gaps before training"
+                f"{path}field {name!r} has {count} values that are not finite{said}, first at {where}; leave this sample "
+                "out or fill the gaps"
             )
-    return f"the moments of field {da.name!r} overflow; rescale its units"
+    return f"{path}the moments of field {name!r} overflow; rescale its units"
 
 
 def write_stats(path: str | Path, ds: xr.Dataset, system: System, comment: str = "", stride: int = 1) -> None:
@@ -164,7 +168,7 @@ def _summary(ds: xr.Dataset, names: Sequence[str], stride: int) -> tuple[dict[st
     for name, (of_field, of_change) in dask.compute(rows)[0].items():
         (mean, variance), (mean_delta, variance_delta) = _merged(of_field), _merged(of_change)
         if not np.isfinite([mean, variance]).all():
-            raise InputError(f"{ds.attrs['path']}: {not_finite(ds[name])}" if "path" in ds.attrs else not_finite(ds[name]))
+            raise InputError(not_finite(ds, name))
         std, std_delta = variance**0.5, variance_delta**0.5
         row = (mean, std, float(np.hypot(mean, std)), mean_delta, std_delta, float(np.hypot(mean_delta, std_delta)))
         results[name] = dict(zip(KEYS, row, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from physinterp.errors import InputError
 T = TypeVar("T")
 
 NETCDF = (".nc", ".nc4", ".netcdf")
+METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 FRAMES = 64
 BYTES = 2**26
 """Frames that are read at once, and bytes where frames are large."""
@@ -62,6 +63,15 @@ def persistent(read: Callable[[], T], store: Store, what: str = "") -> T:
         raise InputError(f"{store}: {what}cannot be read ({text}); {remedy}") from error
 
 
+def refuse_empty(store: Store) -> None:
+    """Refuse a file of zero bytes, which may be one with the metadata of a zarr store."""
+    if isinstance(store, Path):
+        inside = (file for name in METADATA for file in (store / name, *store.glob(f"*/{name}")))
+        for file in (store,) if store.is_file() else inside:
+            if file.is_file() and file.stat().st_size == 0:
+                raise InputError(f"{file}: the file is empty (0 bytes); copy or download it again")
+
+
 def opened(store: Store) -> xr.Dataset:
     """A store as it is: decoded by CF conventions, no value read but those of the coordinates, nothing cached.
 
@@ -70,8 +80,7 @@ def opened(store: Store) -> xr.Dataset:
     Raises:
         InputError: empty, damaged, not there, or a package for the protocol is missing.
     """
-    if isinstance(store, Path) and store.is_file() and store.stat().st_size == 0:
-        raise InputError(f"{store}: the file is empty (0 bytes); copy or download it again")
+    refuse_empty(store)
 
     def read() -> xr.Dataset:
         options: dict[str, Any] = {"chunks": None, "cache": False, "decode_timedelta": False}
@@ -142,25 +151,29 @@ def lazy(variable: xr.Variable, store: Store, name: str, dim: str | None, dates:
     )
 
 
-def check_chunks(variable: xr.Variable, store: Store, name: str, dim: str | None, dates: np.ndarray | None) -> None:
+def check_chunks(sizes: Mapping[Any, int], store: Store, name: str, dim: str | None, dates: np.ndarray | None) -> None:
     """Refuse a zarr array that lacks a chunk: zarr itself would read it as fill values. Does nothing for netCDF.
 
+    Arguments:
+        sizes: its dimensions.
+        store, name: where it is.
+        dim, dates: the dimension along which time runs, and the dates or times there.
     Raises:
         InputError: the first chunk that is missing, with its dates.
     """
     if str(store).endswith(NETCDF):
         return
     system, root = fsspec.url_to_fs(str(store), **storage_options(str(store)))
-    folder = f"{root.rstrip('/')}/{name}"
+    folder = f"{root.rstrip('/')}/{name}".rstrip("/")
     found = {path[len(folder) + 1 :] for path in persistent(lambda: system.find(folder), store)}
     size, prefix, separator = persistent(lambda: _layout(system, folder, "zarr.json" in found), store)
-    counts = [-(-n // c) for n, c in zip(variable.shape, size, strict=True)]
+    counts = [-(-n // c) for n, c in zip(sizes.values(), size, strict=True)]
     for index in itertools.product(*map(range, counts)):
         key = prefix + separator.join(map(str, index))
         if key not in found:
             when = ""
-            if dim in variable.dims and dates is not None:
-                i, width = (values[variable.dims.index(dim)] for values in (index, size))
+            if dim in sizes and dates is not None:
+                i, width = (values[list(sizes).index(dim)] for values in (index, size))
                 when = f" ({stamp(dates[i * width])} to {stamp(dates[i * width : (i + 1) * width][-1])})"
             raise InputError(
                 f"{store}: chunk {key} of {name!r}{when} is missing, one of {np.prod(counts)}; copy the store again, or, if "
@@ -181,6 +194,8 @@ def _layout(system: fsspec.AbstractFileSystem, folder: str, third: bool) -> tupl
 
 
 def stamp(date: Any) -> str:
-    """2001-01-31T06, with minutes where they are not zero."""
+    """2001-01-31T06, with minutes where they are not zero; a time without a date as t = 0.5."""
+    if isinstance(date, float):
+        return f"t = {date:g}"
     text = str(np.datetime64(date, "s"))
     return text[:13] if text.endswith(":00:00") else text

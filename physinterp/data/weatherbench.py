@@ -29,7 +29,7 @@ import xarray as xr
 from physinterp.data import sphere
 from physinterp.data.remote import Store
 from physinterp.data.store import check_chunks, lazy, opened, persistent, stamp, stores
-from physinterp.data.units import same_units
+from physinterp.data.units import check_units, same_units
 from physinterp.errors import InputError
 from physinterp.system import DURATIONS, Field, System, near
 
@@ -122,7 +122,7 @@ def _frames(store: Store, system: System, verify: bool) -> xr.Dataset:
             raise InputError(f"{store}: variable {name!r} of field {field.name!r} does not depend on {dim!r}; see `static`")
         if name not in blocks:
             if verify or not isinstance(store, str):
-                check_chunks(variable, store, name, dim, dates)
+                check_chunks(variable.sizes, store, name, dim, dates)
             blocks[name] = lazy(variable, store, name, dim, dates)
         coords = {d: ds[d] for d in variable.dims if d in ds.coords}
         da = xr.DataArray(blocks[name], coords, variable.dims, name).isel(level, drop=True)
@@ -196,7 +196,7 @@ def dates_of(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | Non
         calendar = ds[other[0]].encoding.get("calendar") or getattr(ds[other[0]].values[0], "calendar", "unknown")
         raise InputError(
             f"{store}: {other[0]!r} begins {ds[other[0]].values[0]} in the calendar {calendar!r}; expected the standard: "
-            "convert with ds.convert_calendar('standard'), and missing days become borders of samples"
+            "convert with ds.convert_calendar('standard', align_on='date'); missing days become borders of samples"
         )
     if not found and "time" in ds.dims:
         units = ds["time"].attrs.get("units", "none")
@@ -212,6 +212,14 @@ def dates_of(ds: xr.Dataset, store: Store) -> tuple[str | None, np.ndarray | Non
     return dim, dates
 
 
+def levels_of(da: xr.DataArray) -> np.ndarray:
+    """Levels of a variable in hPa, none where it has none."""
+    dim = next((d for d in LEVELS if d in da.coords), None)
+    if dim is None:
+        return np.empty(0)
+    return np.atleast_1d(da[dim].values) * HECTOPASCALS.get(str(da[dim].attrs.get("units", "")).lower(), 1.0)
+
+
 def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[str, dict[Hashable, int]]:
     """The variable of a field, and the index of its level.
 
@@ -224,12 +232,7 @@ def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[st
         wanted = field.aliases[0] if field.aliases else field.name
         raise InputError(f"{store}: no variable {names} for field {field.name!r}: {near(wanted, map(str, ds.data_vars))}")
     da = ds[name]
-    units = str(da.attrs.get("units", ""))
-    if units and field.units and not same_units(units, field.units):
-        raise InputError(
-            f"{store}: {name!r} is in {units!r}, the card of {system.name} has {field.name!r} in {field.units!r}; convert "
-            "the file, or change the units in a copy of the card"
-        )
+    check_units(str(da.attrs.get("units", "")), field, f"{store}: {name!r}", system)
     dim = next((d for d in LEVELS if d in da.coords), None)
     if dim is None or field.level is None:
         if dim is not None and dim in da.dims:
@@ -244,7 +247,7 @@ def find(ds: xr.Dataset, field: Field, system: System, store: Store) -> tuple[st
     units = str(da[dim].attrs.get("units", "")).lower()
     if units not in HECTOPASCALS:
         raise InputError(f"{store}: the levels of {name!r} are in {units!r}; expected hPa or Pa")
-    levels = np.atleast_1d(da[dim].values).astype(np.float64) * HECTOPASCALS[units]
+    levels = levels_of(da)
     distance = np.abs(levels - field.level)
     if distance.min() > 1e-3:
         close = ", ".join(f"{levels[i]:g}" for i in np.argsort(distance)[:3])
