@@ -21,7 +21,7 @@ import zarr
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from physinterp.data import archive
-from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened, text
+from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened, part, text
 from physinterp.data.parts import RawFrames, Stored
 from physinterp.data.store import refuse_empty
 from physinterp.errors import InputError
@@ -59,12 +59,8 @@ class _Array(ABC):
         return self.library()
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        try:
-            with explained(self.path):
-                return np.asarray(self.open()[index])
-        except InputError as error:
-            where = ", ".join(f"{i.start}:{i.stop}" if isinstance(i, slice) else str(i) for i in np.index_exp[index])
-            raise InputError(f"{error} (reading {self.key or 'the array'}[{where}])") from error
+        with explained(self.path, part(self.key, index)):
+            return np.asarray(self.open()[index])
 
 
 class NumpyArray(_Array):

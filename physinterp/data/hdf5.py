@@ -31,8 +31,25 @@ def _close() -> None:
 
 
 @contextmanager
-def explained(path: Location) -> Iterator[None]:
-    """Whatever is raised while a file is read, as an InputError that names the file."""
+def explained(path: Location, what: str = "") -> Iterator[None]:
+    """Whatever is raised while a file is read, as an InputError that names the file, and what of it was read."""
+    try:
+        with _explained(path):
+            yield
+    except InputError as error:
+        if not what:
+            raise
+        raise InputError(f"{error} (reading {what})") from error
+
+
+def part(key: str, index: Any) -> str:
+    """A part of an array, for messages."""
+    spans = (f"{i.start}:{i.stop}" if isinstance(i, slice) else str(i) for i in np.index_exp[index])
+    return f"{key or 'the array'}[{', '.join(spans)}]"
+
+
+@contextmanager
+def _explained(path: Location) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -96,7 +113,7 @@ class HDF5Array:
         return data
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        with opened(self.path) as file:
+        with explained(self.path, part(self.key, index)), h5py.File(_source(self.path), "r") as file:
             return np.asarray(file[self.key][index])
 
 
@@ -121,7 +138,7 @@ class RawBlock(RawFrames):
         """From the trajectory, which is one piece."""
         start = self.start + (sample * self.per + first) * self.frame
         if os.preadv(self._file, [values.data], start) != values.nbytes:
-            raise InputError(f"{self.path}: truncated in trajectory {sample} at frame {first}: copy or download it again")
+            raise InputError(f"{self.path}: truncated: copy or download it again")
 
 
 def files_in(folder: Location) -> tuple[Location, ...]:

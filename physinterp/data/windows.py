@@ -167,7 +167,11 @@ class Windows:
                 try:
                     part.fill(states[row], self.opened(part)[part.index(sample, frames)])
                 except Exception:
-                    with explained(part.stored.path):
+                    at, length = int(number) % self.starts, (self.length - 1) * self.stride
+                    span = f"{part.stored.key} from t = {self.times[at]:g} to {self.times[at + length]:g}"
+                    with explained(
+                        part.stored.path, f"{span} of trajectory {self.trajectories[int(number) // self.starts]}"
+                    ):
                         raise
         squares = np.dot(states.ravel(), states.ravel())  # one fast pass; it may overflow, so a second look decides
         if not np.isfinite(squares) and not np.isfinite(states).all():
@@ -226,7 +230,7 @@ class Windows:
         path = next(a.stored.path for a in self._reads[trajectory][0] if channel in a.channels)
         return (
             f"{path}: field {name!r} is not finite at t = {time:g} of trajectory {self.trajectories[trajectory]}; leave "
-            "this trajectory out or fill the gaps before training"
+            "this trajectory out or fill the gaps"
         )
 
 
