@@ -25,7 +25,6 @@ from physinterp.samplers import Sampler
 from physinterp.system import System, load_system
 from physinterp.types import Conditioning, DriftFn, NoiseFn
 
-MEMBERS, BATCHES = 16, 4  # 16 members of 4 initial states, as in a forecast with batches of 16
 ROWS = (
     "deterministic-dressed",
     "si-e@2",
@@ -59,7 +58,9 @@ class Timed:
         return value
 
 
-def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[float, float, float]:
+def sampler_cost(
+    row: str, system: System, batch: int, repeats: int, members: int, states: int
+) -> tuple[float, float, float]:
     """Seconds of the evaluations of a physical step; relative to them the sampler's own; and that with drawing noise."""
     preset, what = load_benchmark(system).preset("quick"), method(row)
     name = model_name(what, preset)
@@ -72,7 +73,8 @@ def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[fl
         model.covariance.fit(0.01 * torch.randn(64, *shape))
     sampler = make_sampler(what, model, {})
     assert sampler is not None
-    cond, members = Conditioning(torch.zeros(batch, len(system.parameters))), torch.arange(batch) % MEMBERS
+    cond = Conditioning(system.told(torch.zeros(batch, len(system.parameters) + system.dated)))
+    batches = (torch.arange(members * states) % members).split(batch)
     draws = [model.colour(torch.randn(z.shape)) for _ in range(8)]
 
     def run(noise: NoiseFn) -> tuple[float, float]:
@@ -90,8 +92,7 @@ def sampler_cost(row: str, system: System, batch: int, repeats: int) -> tuple[fl
             outside, evaluations = run(draws.__getitem__)
             alone.append(outside / evaluations)
             inside.append(evaluations)
-            of_step = generated.of(step, members, torch.device("cpu"))
-            times = [run(of_step) for _ in range(BATCHES)]  # members of several initial states
+            times = [run(generated.of(step, rows, torch.device("cpu"))) for rows in batches if len(rows) == batch]
             whole.append(sum(t for t, _ in times) / sum(i for _, i in times))
     return statistics.median(inside), statistics.median(alone), statistics.median(whole)
 
@@ -102,13 +103,15 @@ def main() -> None:
     parser.add_argument("--system", default="rbc")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--members", type=int, default=16)
+    parser.add_argument("--states", type=int, default=4)
     a = parser.parse_args()
     system = load_system(a.system)
     print(hardware("cpu"))
-    print(f"{a.system}, preset quick, batch {a.batch}, median of {a.repeats}\n")
+    print(f"{a.system}, preset quick, batch {a.batch}, {a.members} members of {a.states} states, median of {a.repeats}\n")
     print(f"{'row':24}{'ms in evaluations':>18}{'sampler over them':>20}{'with drawing noise':>20}")
     for row in ROWS:
-        inside, alone, whole = sampler_cost(row, system, a.batch, a.repeats)
+        inside, alone, whole = sampler_cost(row, system, a.batch, a.repeats, a.members, a.states)
         print(f"{row:24}{1e3 * inside:18.1f}{alone:20.1%}{whole:20.1%}")
 
 
