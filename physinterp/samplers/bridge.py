@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from physinterp.interpolant import (
 )
 from physinterp.samplers.base import Grid, Sampler, plus
 from physinterp.types import Conditioning, DriftFn, NoiseFn, Residual
+
+Slope: TypeAlias = tuple[Tensor, Tensor]
+"""A number and a field whose product is the slope: the product itself would be one more pass over memory."""
 
 
 class FromState(Sampler, ABC):
@@ -192,25 +195,27 @@ class ProbabilityFlow(FromState, ABC):
     def step(
         self, b: DriftFn, x_s: Tensor, s: Tensor, s_next: Tensor, x0: Tensor, cond: Conditioning, noise: Tensor
     ) -> Tensor:
-        def slope(y: Tensor, tau: Tensor) -> Tensor:
+        def slope(y: Tensor, tau: Tensor) -> Slope:
             return self.slope(b, y, tau, x0, cond)
 
         return self.advance(slope, x_s, s.sqrt(), s_next.sqrt())
 
     @abstractmethod
-    def advance(self, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
+    def advance(self, slope: Callable[[Tensor, Tensor], Slope], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
         """One step of the method for dy/dtau = slope(y, tau)."""
 
-    def slope(self, b: DriftFn, y: Tensor, tau: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
-        """dy/dtau, shaped like y; in closed form at tau = 1 where the method gets there."""
-        s = tau**2
+    def slope(self, b: DriftFn, y: Tensor, tau: Tensor, x0: Tensor, cond: Conditioning) -> Slope:
+        """dy/dtau = c f, f shaped like y; in closed form at tau = 1 where the method gets there."""
+        s, one = tau**2, torch.ones_like(tau)
         quadratic = isinstance(self.interpolant, QuadraticInterpolant)
         if self.closed and s == 1:
-            return 2 * x0 + 3 * y if quadratic else y
+            return one, 2 * x0 + 3 * y if quadratic else y
         drift = b(plus(x0, (tau, y)), s.expand(len(y)), x0, cond)
         if quadratic:
-            return plus((3 - s) / (2 - s) * drift, ((1 - s) / (2 - s), x0), (-tau / (2 - s), y))
-        return drift if isinstance(self.interpolant, BrownianInterpolant) else (-tau * y).addcmul_(1 + s, drift)
+            return (3 - s) / (2 - s), plus(drift, ((1 - s) / (3 - s), x0), (-tau / (3 - s), y))
+        if isinstance(self.interpolant, BrownianInterpolant):
+            return one, drift
+        return 1 + s, plus(drift, (-tau / (1 + s), y))
 
 
 class FlowMidpoint(ProbabilityFlow):
@@ -219,11 +224,12 @@ class FlowMidpoint(ProbabilityFlow):
     The one to take where C is at least about sigma^2 and ten evaluations are affordable; narrow below.
     """
 
-    def advance(self, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
+    def advance(self, slope: Callable[[Tensor, Tensor], Slope], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
         """One step of the midpoint rule."""
         h = tau_next - tau
-        middle = plus(y, (h / 2, slope(y, tau)))
-        return plus(y, (h, slope(middle, tau + h / 2)))
+        c, f = slope(y, tau)
+        c, f = slope(plus(y, (h / 2 * c, f)), tau + h / 2)
+        return plus(y, (h * c, f))
 
 
 class FlowHeun(ProbabilityFlow):
@@ -234,10 +240,11 @@ class FlowHeun(ProbabilityFlow):
 
     closed = True
 
-    def advance(self, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
+    def advance(self, slope: Callable[[Tensor, Tensor], Slope], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
         """One step of Heun's method."""
-        h, first = tau_next - tau, slope(y, tau)
-        return plus(y, (h / 2, first), (h / 2, slope(plus(y, (h, first)), tau_next)))
+        h, (c, f) = tau_next - tau, slope(y, tau)
+        c_next, f_next = slope(plus(y, (h * c, f)), tau_next)
+        return plus(y, (h / 2 * c, f), (h / 2 * c_next, f_next))
 
 
 class FlowRK4(ProbabilityFlow):
@@ -247,15 +254,15 @@ class FlowRK4(ProbabilityFlow):
     closed = True
     stages = 4
 
-    def advance(self, slope: Callable[[Tensor, Tensor], Tensor], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
+    def advance(self, slope: Callable[[Tensor, Tensor], Slope], y: Tensor, tau: Tensor, tau_next: Tensor) -> Tensor:
         """One step of the classical Runge-Kutta method."""
         h = tau_next - tau
         middle = tau + h / 2
-        k1 = slope(y, tau)
-        k2 = slope(plus(y, (h / 2, k1)), middle)
-        k3 = slope(plus(y, (h / 2, k2)), middle)
-        k4 = slope(plus(y, (h, k3)), tau_next)
-        return plus(y, (h / 6, k1), (h / 3, k2), (h / 3, k3), (h / 6, k4))
+        c1, k1 = slope(y, tau)
+        c2, k2 = slope(plus(y, (h / 2 * c1, k1)), middle)
+        c3, k3 = slope(plus(y, (h / 2 * c2, k2)), middle)
+        c4, k4 = slope(plus(y, (h * c3, k3)), tau_next)
+        return plus(y, (h / 6 * c1, k1), (h / 3 * c2, k2), (h / 3 * c3, k3), (h / 6 * c4, k4))
 
 
 class BrownianBridge(FromState):
