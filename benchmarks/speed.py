@@ -87,7 +87,7 @@ def sampler_cost(
     with torch.inference_mode():
         run(draws.__getitem__)
         alone, whole, inside = [], [], []
-        generated = Noise(0, shape, colour=model.colour, batch=batch)
+        generated = Noise(0, shape, colour=model.colour)
         for step in range(repeats):
             outside, evaluations = run(draws.__getitem__)
             alone.append(outside / evaluations)

@@ -268,7 +268,7 @@ class Emulator:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Latent state and normalised fields of the rows, per step after the first `first`."""
         colour = self.stepper.model.colour if isinstance(self.stepper, SampledStepper) else torch.clone
-        noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour, self.micro_batch)
+        noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour)
         for step in range(first, first + steps):
             told = Conditioning(self.system.told(rows.table, step * self.dt))
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from physinterp.types import NoiseFn
 
+ROWS = 8  # coloured at once, always as many: matrix products depend on their size in their last bit
+
 
 class Noise:
     r"""Standard normal draws: draw k of a member at a step depends on (seed, member, step, k) alone.
@@ -26,7 +28,6 @@ class Noise:
         shape: of a draw.
         correlation: rho in [0, 1), between successive physical steps.
         colour: what a model makes of white noise (B, C, *S); the rows of a batch that belong to one member share it.
-        batch: rows that `colour` sees at once; the last one is filled up, as those of the stepper are.
     """
 
     def __init__(
@@ -35,10 +36,9 @@ class Noise:
         shape: tuple[int, ...],
         correlation: float = 0.0,
         colour: Callable[[Tensor], Tensor] = torch.clone,
-        batch: int = 16,
     ) -> None:
         self.seed, self.shape, self.correlation = seed, shape, correlation
-        self.colour, self.batch = colour, batch
+        self.colour = colour
         self._coloured: dict[tuple[int, int, int], Tensor] = {}  # of one step, as is what follows
         self._batch: dict[int, tuple[tuple[int, ...], Tensor]] = {}  # per draw: the last batch, and its members
         self._white: dict[tuple[int, int], tuple[torch.Generator, list[Tensor]]] = {}
@@ -86,8 +86,8 @@ class Noise:
             self._coloured.clear()
             self._batch.clear()
         todo = [m for m in members if (step, m, k) not in self._coloured]
-        for first in range(0, len(todo), self.batch):
-            part = todo[first : first + self.batch]
-            filled = [*part, *part[-1:] * (self.batch - len(part))]
+        for first in range(0, len(todo), ROWS):
+            part = todo[first : first + ROWS]
+            filled = [*part, *part[-1:] * (ROWS - len(part))]
             noise = self.colour(torch.stack([self.draw(step, m, k) for m in filled]).to(device))
             self._coloured |= {(step, m, k): e for m, e in zip(part, noise, strict=False)}

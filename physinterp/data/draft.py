@@ -68,7 +68,7 @@ def _of_weather(path: Store) -> dict[str, Any]:
     card: dict[str, Any] = {
         "name": Path(str(path)).stem,
         "adapter": "weatherbench",
-        "fields": [_weather_field(ds, name, space) for name in names],
+        "fields": [_weather_field(ds[name]) for name in names],
         "grid": {"axes": [_axis(a.name, a.size, a.start, a.length, a.boundary, a.nodes, a.units) for a in axes]},
     }
     found = [weatherbench.dates_of(opened_store(store), store)[1] for store in stores(path)]
@@ -80,13 +80,13 @@ def _of_weather(path: Store) -> dict[str, Any]:
     return card
 
 
-def _weather_field(ds: xr.Dataset, name: str, space: set[str]) -> dict[str, Any]:
-    da = ds[name]
-    field = {"name": name} | {k: str(da.attrs[k]) for k in ("units", "long_name") if k in da.attrs}
+def _weather_field(da: xr.DataArray) -> dict[str, Any]:
+    """The keys of one variable."""
+    field = {"name": str(da.name)} | {k: str(da.attrs[k]) for k in ("units", "long_name") if k in da.attrs}
     levels = [float(f"{v:g}") for v in weatherbench.levels_of(da)]
     if not levels:
         return field
-    return field | {"levels": [int(v) if v.is_integer() else v for v in levels], "aliases": [name]}
+    return field | {"levels": [int(v) if v.is_integer() else v for v in levels], "aliases": [str(da.name)]}
 
 
 def _divided(dates: np.ndarray) -> dict[str, Any]:
