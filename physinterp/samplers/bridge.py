@@ -210,10 +210,10 @@ class ProbabilityFlow(FromState, ABC):
         quadratic = isinstance(self.interpolant, QuadraticInterpolant)
         if self.closed and s == 1:
             return one, 2 * x0 + 3 * y if quadratic else y
-        drift = b(plus(x0, (tau, y)), s.expand(len(y)), x0, cond)
+        drift = b(plus(x0, (tau, y)) if tau > 0 else x0, s.expand(len(y)), x0, cond)
         if quadratic:
             return (3 - s) / (2 - s), plus(drift, ((1 - s) / (3 - s), x0), (-tau / (3 - s), y))
-        if isinstance(self.interpolant, BrownianInterpolant):
+        if tau == 0 or isinstance(self.interpolant, BrownianInterpolant):
             return one, drift
         return 1 + s, plus(drift, (-tau / (1 + s), y))
 
