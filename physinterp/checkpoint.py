@@ -89,7 +89,8 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged ({reason}): delete it and run the command again") from error
+        state = "is damaged, or of another version" if isinstance(error, RuntimeError) else "is damaged"
+        raise InputError(f"{path} {state} ({reason}): delete it and run the command again") from error
 
 
 def load_json(path: Path) -> Any:
