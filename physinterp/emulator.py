@@ -133,7 +133,8 @@ class Emulator:
         x = x[rows.sample]
         watchdog.begin(rows, x, x)
         z = self._encode(x, rows)
-        for _, decoded in self._roll(z, rows, first, steps, seed, watchdog):
+        correlation = self.correlation if steps > 1 else 0.0  # the noise of a single step is white whatever came before
+        for _, decoded in self._roll(z, rows, first, steps, seed, watchdog, correlation):
             yield decoded.unflatten(0, (len(parameters), members))
 
     @torch.inference_mode()
@@ -257,18 +258,18 @@ class Emulator:
         before = x if saved is None and x is not None else self._decode(z, rows)
         watchdog.begin(rows, before, first=x, lost=~z.flatten(1).isfinite().all(1))
         first = start.step + done
-        states = self._roll(z, rows, first, steps - done, start.seed, watchdog)
+        states = self._roll(z, rows, first, steps - done, start.seed, watchdog, self.correlation)
         for step, (latent, fields) in enumerate(states, first + 1):
             lost = watchdog.lost.view(shape).numpy()
             lost_at = np.where(lost & np.isnan(lost_at), step * self.dt, lost_at)
             yield State(latent.unflatten(0, shape), fields.unflatten(0, shape), lost_at)
 
     def _roll(
-        self, z: Tensor, rows: Rows, first: int, steps: int, seed: int, watchdog: Watchdog
+        self, z: Tensor, rows: Rows, first: int, steps: int, seed: int, watchdog: Watchdog, correlation: float
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Latent state and normalised fields of the rows, per step after the first `first`."""
         colour = self.stepper.model.colour if isinstance(self.stepper, SampledStepper) else torch.clone
-        noise = Noise(seed, tuple(z.shape[1:]), self.correlation, colour)
+        noise = Noise(seed, tuple(z.shape[1:]), correlation, colour)
         for step in range(first, first + steps):
             told = Conditioning(self.system.told(rows.table, step * self.dt))
 
@@ -343,7 +344,7 @@ class Emulator:
             "latent": ((*rows, "latent_channel", *(f"latent_{name}" for name in axes)), latent, state),
             "lost_at": (rows, lost_at, {"long_name": "lead time from which on the member is lost"}),
         }
-        attrs = {k: v for k, v in start.attrs.items() if k not in ("request", "incomplete")}
+        attrs = {k: v for k, v in start.attrs.items() if k not in ("request", "incomplete", "path")}
         return xr.Dataset(variables, coords, attrs | self.provenance | {"seed": start.seed})
 
     def _request(self, start: Initial, steps: int, layout: str) -> dict[str, Any]:

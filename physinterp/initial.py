@@ -113,6 +113,8 @@ def read_initial(ds: xr.Dataset, system: System, stack: FieldStack, dt: float, w
     ds = conform(ds, system)
     step = 0
     if "lead_time" in ds.coords:
+        if "date" in ds.coords and "lead_time" in ds["date"].dims:
+            ds = ds.drop_vars("date")  # of the leads, not of the start
         ds = ds.isel(lead_time=-1) if "lead_time" in ds.dims else ds
         step = _step(ds["lead_time"], dt, system)
     row = "init_time" if "init_time" in ds.dims or ("init_time" in ds.coords and "sample" not in ds.dims) else "sample"

@@ -135,6 +135,8 @@ class System(Card):
             leave a gap of some decorrelation times between dates.
         data: path or URL where the data are, if none is given and there is no solver.
         regrid: how fields on another grid of the sphere come to this one; None refuses them.
+        dated: whether the data have dates, of which networks are told the season and the hour; those of the adapter
+            `weatherbench` have, where the card does not say otherwise.
     """
 
     name: str
@@ -149,6 +151,7 @@ class System(Card):
     splits: Mapping[str, Split] = {}
     data: str = ""
     regrid: Literal["conservative", "bilinear"] | None = None
+    dated: bool = False
     source: str = ""
     licence: str = ""
     citation: str = ""
@@ -158,6 +161,7 @@ class System(Card):
     def _one_field_per_level(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("fields"), list | tuple):
             return values
+        values = {"dated": values.get("adapter") == "weatherbench", **values}
         fields: list[Any] = []
         for entry in values["fields"]:
             if not isinstance(entry, dict) or "levels" not in entry:
@@ -171,6 +175,12 @@ class System(Card):
         return {**values, "fields": fields}
 
     @model_validator(mode="after")
+    def _timed(self) -> System:
+        if self.dated and self.time_unit not in DURATIONS:
+            raise ValueError(f"dates need a time_unit, found {self.time_unit!r}: {near(self.time_unit, DURATIONS)}")
+        return self
+
+    @model_validator(mode="after")
     def _disjoint(self) -> System:
         ranges = sorted((s.seed, s.seed + s.trajectories, name) for name, s in self.splits.items())
         for (_, end, first), (start, _, second) in itertools.pairwise(ranges):
@@ -181,11 +191,6 @@ class System(Card):
             if begun <= last:
                 raise ValueError(f"splits {first!r} and {second!r} share dates: start {second!r} some days after {last}")
         return self
-
-    @property
-    def dated(self) -> bool:
-        """Whether its data are a record with dates, of which networks are told the season and the hour."""
-        return self.adapter == "weatherbench"
 
     @property
     def field_names(self) -> tuple[str, ...]:
@@ -222,7 +227,7 @@ class System(Card):
 
     def _days(self, ds: xr.Dataset) -> np.ndarray:
         """Days since 2000 of the first time of each sample, (sample,)."""
-        names = [n for n in ("date", "init_time", "sample") if n in ds.coords and ds[n].dtype.kind == "M"]
+        names = [n for n in ("init_time", "date", "sample", "time") if n in ds.coords and ds[n].dtype.kind == "M"]
         if not names:
             raise InputError(
                 f"the data have no dates, from which {self.name} takes season and hour (found coordinates "
@@ -230,6 +235,9 @@ class System(Card):
             )
         date = ds[names[0]].isel(time=0) if "time" in ds[names[0]].dims else ds[names[0]]
         days = (date.values - np.datetime64("2000-01-01")) / np.timedelta64(1, "D")
+        if date.ndim > 1 or np.isnan(days).any():
+            found = f"dimensions {date.dims}, dates {[str(d) for d in np.ravel(date.values)[:3]]}"
+            raise InputError(f"expected {names[0]!r} to have a date per initial state, found {found}")
         return np.broadcast_to(days, (ds.sizes.get("sample", 1),))
 
     def told(self, table: torch.Tensor, time: torch.Tensor | float = 0.0) -> torch.Tensor:

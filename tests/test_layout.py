@@ -15,7 +15,7 @@ ERA5 = load_system("era5").with_grid((8, 16))
 Z850 = ERA5.fields[0].model_copy(update={"name": "z850", "level": 850.0})
 SPHERE = ERA5.model_copy(update={"fields": (*ERA5.fields[:3], Z850)})  # z500, t850, t2m, z850
 DATES = np.array(["2020-01-01", "2020-01-01T12:00", "2020-03-01"], dtype="datetime64[ns]")
-UNDATED = SPHERE.model_copy(update={"adapter": "array"})
+UNDATED = SPHERE.model_copy(update={"adapter": "array", "dated": False})
 
 
 def dated(system=SPHERE) -> xr.Dataset:

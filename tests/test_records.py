@@ -187,8 +187,15 @@ def test_every_step_is_told_the_season_and_the_hour(tmp_path):
     truth = evaluate.cases(ds, 1, 6, 5, 6.0)
     scores = evaluate.evaluate(evaluate.physical(model, truth, 6, 1, 0), truth, model, seed=0)
     assert float(scores["mse_member"].max()) < 1e-3 and float(scores["mse_one_step"].max()) < 1e-3
+    frame = ds.isel(time=3, sample=0).drop_vars("date").assign_coords(time=ds["date"].values[0, 3])
+    np.testing.assert_array_equal(model.forecast(frame, 3, members=1)["u"], whole["u"][:, :1, :3])
+    leads = whole.isel(member=[0]).assign_coords(date=(("sample", "lead_time"), ds["date"].values[:, 4:13]))
+    with pytest.raises(InputError, match="the data have no dates, from which hourly takes season and hour"):
+        model.forecast(leads, 1)  # these are dates of the leads
     with pytest.raises(InputError, match="the data have no dates, from which hourly takes season and hour"):
         model.forecast(ds.isel(time=3).drop_vars("date"), 1)
+    with pytest.raises(InputError, match=r"expected 'date' to have a date per initial state, found .*NaT"):
+        model.forecast(ds.isel(time=3).assign_coords(date=("sample", np.array(["NaT"], "M8[ns]"))), 1)
 
 
 def test_pairs_of_a_record_are_told_the_season_and_the_hour(fresh_home, tmp_path, monkeypatch):
@@ -199,6 +206,7 @@ def test_pairs_of_a_record_are_told_the_season_and_the_hour(fresh_home, tmp_path
     monkeypatch.setattr(runs, "HELD", 0)
     read = Runs(system, preset, "read", data=tmp_path / "copy").pairs("train", "identity")
     assert isinstance(held, HeldPairs) and isinstance(read, WindowPairs)
+    assert load_system(tmp_path / "copy").dated and not load_system("rbc").dated
     days = 366 + 0.25 * (index := torch.tensor([0, 1, 2, 38]))
     expected = torch.stack([f(2 * torch.pi * days / per) for f in (torch.sin, torch.cos) for per in (365.2425, 1.0)], 1)
     for pairs in (held, read):

@@ -194,6 +194,26 @@ def test_frames_of_hdf5_are_those_of_h5py(tmp_path, how):
         np.testing.assert_array_equal(data[index], values[index])
 
 
+def test_what_is_kept_elsewhere_or_in_another_type_is_read_by_h5py(tmp_path):
+    """A link to another file; a type of two bytes that h5py gives as float32; frames that are no neighbours."""
+    values = np.arange(48, dtype=np.float32).reshape(2, 3, 2, 4)
+    half = h5py.h5t.IEEE_F32LE.copy()
+    half.set_fields(15, 7, 8, 0, 7)
+    half.set_size(2)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["u"] = values
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["link"] = h5py.ExternalLink(tmp_path / "b.h5", "/u")
+        made = h5py.h5d.create(file.id, b"half", half, h5py.h5s.create_simple(values.shape))
+        made.write(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        for name in ("link", "half"):
+            stored = HDF5Array(tmp_path / "a.h5", f"/{name}", values.shape, values.dtype, None)
+            file.flush()
+            data = stored.open()
+            assert not isinstance(data, RawBlock)
+            np.testing.assert_array_equal(data[1, 1:3], values[1, 1:3])
+
+
 def test_a_file_cut_while_it_is_read(root, tmp_path):
     path = tmp_path / "data" / "train" / "a.hdf5"
     shutil.copytree(root / "data", tmp_path / "data")

@@ -18,6 +18,7 @@ from physinterp.data.hdf5 import opened, text
 from physinterp.data.remote import Store, location
 from physinterp.data.store import opened as opened_store
 from physinterp.data.store import stores
+from physinterp.errors import InputError
 
 GAP = np.timedelta64(14, "D")  # between two splits of a record
 LINE = 160  # characters
@@ -143,11 +144,14 @@ def _line(name: str, points: np.ndarray, kind: str) -> dict[str, Any]:
     """An axis with equal steps, or with Chebyshev-Gauss nodes between walls."""
     n, span = len(points), points.max() - points.min()
     step, boundary = span / max(n - 1, 1), "periodic" if kind == "periodic" else "wall"
-    even = np.abs(np.abs(np.diff(points)) - step).max(initial=0.0) < 1e-3 * step
-    if even or boundary == "periodic":
+    if n > 1 and np.abs(np.abs(np.diff(points)) - step).max() < 1e-3 * step:
         return _axis(name, n, points.min() - (0 if boundary == "periodic" else step / 2), n * step, boundary)
     length = span / math.cos(math.pi / (2 * n))
-    return _axis(name, n, points.min() - (length - span) / 2, length, boundary, "chebyshev")
+    start = points.min() - (length - span) / 2
+    nodes = start + length * (1 - np.cos(np.pi * (np.arange(n) + 0.5) / n)) / 2
+    if n < 2 or np.abs(np.sort(points) - nodes).max() > 1e-3 * span:
+        raise InputError(f"axis {name!r} has neither equal steps nor Chebyshev-Gauss nodes: interpolate to one of them")
+    return _axis(name, n, start, length, boundary, "chebyshev")
 
 
 def _parameter(name: str, values: list[float]) -> dict[str, Any]:

@@ -102,7 +102,9 @@ class HDF5Array:
     def open(self) -> h5py.Dataset | RawBlock:
         """The open data set; it keeps its file open."""
         data = self.library()
-        return RawBlock(self.path, data) if isinstance(self.path, Path) and RawBlock.fit(data) else data
+        if not isinstance(self.path, Path) or not self.path.samefile(data.file.filename):  # remote, or a link
+            return data
+        return RawBlock(self.path, data) if RawBlock.fit(data) else data
 
     def library(self) -> h5py.Dataset:
         """The data set as h5py reads it."""
@@ -129,16 +131,19 @@ class RawBlock(RawFrames):
     @staticmethod
     def fit(data: h5py.Dataset) -> bool:
         """Whether a data set is kept in this way, on a system that reads at an offset."""
-        kept = data.id.get_create_plist()
+        kept, inside = data.id.get_create_plist(), data.id.get_type().equal(h5py.h5t.py_create(data.dtype))
         whole = kept.get_layout() == h5py.h5d.CONTIGUOUS and not kept.get_external_count() and data.ndim > 2
-        plain = data.dtype.kind == "f" and data.dtype.isnative and data.id.get_offset() is not None
+        plain = data.dtype.kind == "f" and data.dtype.isnative and inside and data.id.get_offset() is not None
         return whole and plain and sys.platform != "win32"
 
     def read(self, values: np.ndarray, sample: int, piece: int, first: int) -> None:
         """From the trajectory, which is one piece."""
-        start = self.start + (sample * self.per + first) * self.frame
-        if os.preadv(self._file, [values.data], start) != values.nbytes:
-            raise InputError(f"{self.path}: truncated: copy or download it again")
+        start, left = self.start + (sample * self.per + first) * self.frame, values.data.cast("B")
+        while left:  # a read may stop early, at the end of a file it gives nothing
+            size = os.preadv(self._file, [left], start)
+            if size == 0:
+                raise InputError(f"{self.path}: truncated: copy or download it again")
+            start, left = start + size, left[size:]
 
 
 def files_in(folder: Location) -> tuple[Location, ...]:

@@ -69,9 +69,9 @@ def inspect(data: str | Path, system: System | str | None = None, values: bool |
     problems: dict[str, str] = {}
     for card in cards:
         for name in sorted(formats, key=lambda n: n != card.adapter):
-            if given is None and name == "array" and not _named(path, card):
-                continue  # any array would do for a card of one field
             try:
+                if given is None and name == "array" and not _named(path, card):
+                    continue  # any array would do for a card of one field
                 fits, remarks = _fitted(ADAPTERS[name], path, card)
                 splits = _splits(ADAPTERS[name], path, card)
                 sets = {s: open_dataset(fits, s, path) for s in splits or ["train"]}

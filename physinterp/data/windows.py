@@ -35,7 +35,7 @@ from physinterp.system import System, load_system
 
 PARTS = {"well": well.parts, "apebench": apebench.parts, "array": array.parts}
 """Adapters whose files are read directly; data of the others are converted first."""
-OPEN = 256
+OPEN = 128
 """Arrays that are kept open at once."""
 DRAWN = 64
 """Batches whose windows are drawn at once."""
@@ -196,7 +196,8 @@ class Windows:
             with self._lock:
                 if len(self._open) >= OPEN:
                     del self._open[next(iter(self._open))]
-                found = self._open[part] = part.stored.open()
+                whole = part.dims[:2] == ("sample", "time")  # else frames do not lie one after the other
+                found = self._open[part] = part.stored.open() if whole else part.stored.library()
         return found
 
     def state_dict(self) -> dict[str, Any]:

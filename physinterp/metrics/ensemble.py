@@ -103,8 +103,9 @@ def energy_score(
     def score(x: Tensor, y: Tensor) -> Tensor:
         error = space_mean((x - y).square(), weights, space).sqrt().mean(dim=0)
         rows = (x if root is None else x * root).flatten(-space).movedim(0, -2).flatten(0, -3)  # (cases, M, N)
-        spread = torch.stack([pdist(row).sum() for row in rows]).reshape(error.shape) / math.sqrt(math.prod(grid))
-        return error - spread / max(pairs, 1)
+        none = error.new_zeros(1)  # there may be no cases
+        spread = torch.cat([none, *(pdist(row).sum()[None] for row in rows)])[1:].reshape(error.shape)
+        return error - spread / (math.sqrt(math.prod(grid)) * max(pairs, 1))
 
     return _in_blocks(score, x, y, space=space)
 
