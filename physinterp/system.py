@@ -125,6 +125,7 @@ class System(Card):
 
     Attributes:
         name: name of the card's folder and of the system everywhere.
+        title: on plots and pages; the name where there is none.
         adapter: key in `physinterp.data.ADAPTERS`: the format of its data.
         fields: in the order of the channels.
         grid: where the values sit.
@@ -161,7 +162,7 @@ class System(Card):
     def _one_field_per_level(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("fields"), list | tuple):
             return values
-        values = {"dated": values.get("adapter") == "weatherbench", **values}
+        values = {"dated": values.get("adapter") == "weatherbench", "title": values.get("name", ""), **values}
         fields: list[Any] = []
         for entry in values["fields"]:
             if not isinstance(entry, dict) or "levels" not in entry:

@@ -70,7 +70,7 @@ def test_own_arrays_get_a_card_to_begin_with(tmp_path):
     (tmp_path / "card.yaml").write_text(report.use[0].partition("\n")[2])
     assert len(report.use[0].splitlines()) == 1 + 5
     system = load_system(tmp_path)
-    assert system.grid.shape == (6, 4) and len(system.fields) == 2
+    assert system.grid.shape == (6, 4) and len(system.fields) == 2 and system.title == system.name == "my data"
     again = inspect(path, system)
     assert not again.wrong and again.use[0] == "open it as my data with the adapter array"
     assert any("to train on it, name the splits" in line for line in again.use)
