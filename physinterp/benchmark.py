@@ -36,6 +36,7 @@ from physinterp.checkpoint import fingerprint, load_json, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import checksums, generate
 from physinterp.data.remote import located
+from physinterp.data.store import NETCDF_LOCK
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
@@ -347,7 +348,7 @@ class Job:
 
     def _keep(self, name: str, ds: xr.Dataset) -> xr.Dataset:
         ds.attrs["weights"] = json.dumps(self.weights()[name])
-        with replacing(self._cache(name)) as part:
+        with replacing(self._cache(name)) as part, NETCDF_LOCK:
             ds.to_netcdf(part, engine="netcdf4")
         return ds
 
@@ -356,7 +357,7 @@ class Job:
         path = self._cache(name)
         if not path.exists():
             return None
-        with reading(path):
+        with reading(path), NETCDF_LOCK:
             ds = xr.load_dataset(path, engine="netcdf4")
         return ds if ds.attrs["weights"] == json.dumps(self.weights()[name]) else None
 

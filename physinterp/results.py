@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from physinterp import metrics, plot
 from physinterp.checkpoint import load_json, reading, replacing, save_json
 from physinterp.config import home
+from physinterp.data.store import NETCDF_LOCK
 from physinterp.errors import InputError
 from physinterp.plan import peak_memory
 from physinterp.system import System, near
@@ -106,7 +107,7 @@ class Results:
         path = self.folder / "evaluation.nc"
         if not path.is_file():
             raise InputError(f"{path} is missing: run the benchmark again; what is trained is used")
-        with reading(path):
+        with reading(path), NETCDF_LOCK:
             with netCDF4.Dataset(path) as file:
                 groups = list(file.groups)
             for group in groups:
@@ -175,7 +176,7 @@ class Results:
 
     def _write_evaluations(self) -> None:
         """One netCDF group per row."""
-        with replacing(self.folder / "evaluation.nc") as part:
+        with replacing(self.folder / "evaluation.nc") as part, NETCDF_LOCK:
             for i, (name, ds) in enumerate(self.evaluations.items()):
                 compressed = {v: {"zlib": True} for v in ds.data_vars if ds[v].ndim > 3}
                 ds.assign_attrs(method=name).to_netcdf(

@@ -1,7 +1,7 @@
 """Tensor aliases, conditioning and the contracts between the parts.
 
 Letters: B batch, M member, C channel, K earlier frames, P parameters, `*S` space. `s` is interpolant time in [0, 1];
-`t` is physical time. No module of this package is imported here, so every module may import this one.
+`t` is physical time. Nothing of this package but `_mkl` is imported here, so every module may import this one.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 from torch import Tensor
+
+from physinterp import _mkl as _mkl
 
 Boundary: TypeAlias = Literal["periodic", "wall", "pole"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from physinterp.data.windows import Windows
 from physinterp.errors import InputError
 from physinterp.system import load_system
 
+ROOT = Path(__file__).parents[1]
 Y = "{name: y, size: 6, start: 0, length: 1, boundary: periodic}"
 X = "{name: x, size: 4, start: 0, length: 2, boundary: wall}"
 CARD = f"""\
@@ -285,3 +288,38 @@ def test_netcdf3(folder, mine):
         for i, name in enumerate("uv"):
             file.createVariable(name, "f4", ("sample", "time", "y", "x"))[:] = VALUES[..., i]
     np.testing.assert_array_equal(open_dataset(mine, "train", folder / "a.nc").u, VALUES[..., 0])
+
+
+THREADS = """
+import sys, threading
+from pathlib import Path
+import dask
+from physinterp.data import open_dataset
+from physinterp.data.store import opened
+from physinterp.system import load_system
+card, path = sys.argv[1:]
+stop = threading.Event()
+def keep_opening():
+    while not stop.is_set():
+        opened(Path(path)).close()
+thread = threading.Thread(target=keep_opening)
+thread.start()
+try:
+    ds = open_dataset(load_system(card), "train", path)
+    with dask.config.set(scheduler="threads", num_workers=8):
+        for _ in range(4):
+            assert abs(float(ds.u.mean()) - 1) < 1e-6
+finally:
+    stop.set()
+    thread.join()
+"""
+
+
+def test_threads_do_not_meet_in_the_netcdf_library(folder, mine):
+    """Two threads in it crash the process (without the lock 6 times of 6)."""
+    values = np.ones((40, 9, 6, 4), dtype=np.float32)
+    dims = ("sample", "time", "y", "x")
+    xr.Dataset({"u": (dims, values), "v": (dims, values)}, {"time": TIME}).to_netcdf(folder / "a.nc")
+    command = [sys.executable, "-c", THREADS, str(folder / "card.yaml"), str(folder / "a.nc")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]

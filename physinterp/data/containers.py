@@ -18,12 +18,13 @@ import netCDF4
 import numpy as np
 import xarray as xr
 import zarr
+from xarray.backends import CachingFileManager
 from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from physinterp.data import archive
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened, part, text
 from physinterp.data.parts import RawFrames, Stored
-from physinterp.data.store import refuse_empty
+from physinterp.data.store import NETCDF_LOCK, refuse_empty
 from physinterp.errors import InputError
 
 
@@ -80,12 +81,11 @@ class ZippedArray(_Array):
 
 
 class NetCDFArray(_Array):
-    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked; xarray reads it, under its lock."""
+    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked."""
 
     def library(self) -> Any:
-        """The open variable."""
-        group, _, name = self.key.rpartition("/")
-        return _Decoded(_netcdf(self.path, group)[name].variable, self.dtype)
+        """The variable, of a file that stays open."""
+        return _NetCDFVariable(self.path, self.key, self.dtype)
 
 
 class ZarrArray(_Array):
@@ -102,14 +102,17 @@ class ZarrArray(_Array):
         return zarr.open_array(self.path, path=self.key, mode="r")
 
 
-class _Decoded:
-    """An open variable that gives plain arrays."""
+class _NetCDFVariable:
+    """A variable of a file that one thread at a time opens, reads and closes."""
 
-    def __init__(self, variable: xr.Variable, dtype: np.dtype[Any]) -> None:
-        self.variable, self.dtype = variable, dtype
+    def __init__(self, path: Path, key: str, dtype: np.dtype[Any]) -> None:
+        self.file: Any = CachingFileManager[Any](netCDF4.Dataset, str(path), lock=NETCDF4_PYTHON_LOCK)
+        self.key, self.dtype = key, dtype
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        return np.asarray(self.variable[index].values, dtype=self.dtype)
+        with NETCDF_LOCK, NETCDF4_PYTHON_LOCK:
+            values = self.file.acquire(needs_lock=False)[self.key][index]
+        return np.ma.filled(np.ma.asarray(values, dtype=self.dtype), np.nan)
 
 
 class RawChunks(RawFrames):
@@ -170,7 +173,7 @@ def groups(path: Path) -> list[str]:
         if path.suffix in (".npy", ".npz"):
             return []
         if path.suffix == ".nc":
-            with NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path) as file:
+            with NETCDF_LOCK, NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path) as file:
                 return list(file.groups)
         if path.suffix in SUFFIXES:
             with opened(path) as file:
@@ -196,13 +199,12 @@ def _of_numpy(path: Path) -> dict[str, Named]:
     return {"": Named(NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype))}
 
 
-def _netcdf(path: Path, group: str) -> xr.Dataset:
-    return xr.open_dataset(path, engine="netcdf4", group=group or None, chunks=None, cache=False, decode_times=False)
-
-
 def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
     found: dict[str, Named] = {}
-    with _netcdf(path, group) as ds:
+    with (
+        NETCDF_LOCK,
+        xr.open_dataset(path, engine="netcdf4", group=group or None, chunks=None, cache=False, decode_times=False) as ds,
+    ):
         for name, variable in ds.variables.items():
             if variable.dtype.kind in "fiu":
                 dtype = np.dtype(np.float32 if variable.ndim > 1 else np.float64)

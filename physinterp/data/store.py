@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 FRAMES = 64
 BYTES = 2**26
 """Frames that are read at once, and bytes where frames are large."""
+NETCDF_LOCK = threading.RLock()
+"""To hold while a netCDF file is opened, read in a thread, or written. The library crashes when two threads are in it, and
+xarray's own lock covers values but not the opening of files (https://github.com/pydata/xarray/issues/9779)."""
 
 
 def stores(path: Store) -> tuple[Store, ...]:
@@ -85,7 +89,9 @@ def opened(store: Store) -> xr.Dataset:
     def read() -> xr.Dataset:
         options: dict[str, Any] = {"chunks": None, "cache": False, "decode_timedelta": False}
         if str(store).endswith(NETCDF):
-            return xr.open_dataset(_local(store), engine="netcdf4", **options)
+            local = _local(store)
+            with NETCDF_LOCK:
+                return xr.open_dataset(local, engine="netcdf4", **options)
         remote = {"storage_options": storage_options(str(store))} if isinstance(store, str) else {"consolidated": False}
         return xr.open_dataset(str(store), engine="zarr", **remote, **options)
 

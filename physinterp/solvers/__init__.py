@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from physinterp import _mkl as _mkl
 from physinterp.solvers.kolmogorov import KolmogorovFlow
 from physinterp.solvers.rayleigh_benard import RayleighBenard
 
