@@ -1,8 +1,13 @@
-r"""Calibration of the spread: the residual covariance C of x1 given x0 as an operator.
+r"""What is measured of a trained model on data it has not seen: how far to trust its forecast, and what is left.
 
-For a fully observed, deterministic system the next state is nearly a point: C is then the error of the model and of the
-codec, and that is what an ensemble has to represent. It is coloured (errors sit at certain scales and places), and white
-noise of the same variance puts energy where the truth has none.
+A network's forecast mu of x1 has errors of its own at every scale and place, also where the truth has next to nothing:
+noise that a rollout feeds back. `Shrinkage` gives each pattern of the forecast the weight that it deserves, and `Covariance`
+is that of the residual x1 - mu which remains. For a fully observed, deterministic system the next state is nearly a point:
+this is then the error of the model and of the codec, and what an ensemble has to represent. It is coloured (errors sit at
+certain scales and places), and white noise of the same variance puts energy where the truth has none.
+
+After the regression the residual is not correlated with the forecast, pattern by pattern, so their variances add to that of
+the truth: one step of an ensemble, forecast plus noise of this covariance, has the truth's spectrum at every wavenumber.
 """
 
 from __future__ import annotations
@@ -13,64 +18,40 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-EIGENVECTORS = 16  # most eigenvectors kept per wavenumber
+PATTERNS = 32  # most that are kept per wavenumber
 
 
-class Covariance(nn.Module):
-    r"""Covariance between channels and along the other axes, one matrix per wavenumber of the periodic axes.
+class Patterns(nn.Module):
+    r"""An operator that acts on patterns over channels and the non-periodic axes, for each wavenumber of the periodic ones:
 
-        C = sigma R sigma,   R = sum_k F_k* ( U_k (L_k - r_k) U_k* + r_k I ) F_k
+        R = sum_k F_k* ( U_k (L_k - r_k) U_k* + r_k I ) F_k
 
-    sigma is the standard deviation per channel, F_k the unitary Fourier transform along the periodic axes, U_k the leading
-    eigenvectors (empirical orthogonal functions) over channels and the other axes, L_k their eigenvalues and r_k
-    the mean of the eigenvalues left out: the field is taken as homogeneous along its periodic axes. Functions of R
-    act on L and r. It starts as white noise, sigma = 1 and R = 1; `fit` measures it.
+    F_k is the unitary Fourier transform along the periodic axes, U_k are patterns (orthonormal columns), L_k their values
+    and r_k the value of everything else: fields are taken as homogeneous along periodic axes. It starts as R = 1.
 
     Arguments:
         channels, shape: of the state (C, *S).
         periodic: periodic axes of the state as negative numbers, ascending; they may be none.
-        rank: most eigenvectors per wavenumber; with C times the points of the other axes of them R is exact.
+        rank: most patterns per wavenumber; with C times the points of the other axes of them R is exact.
     """
 
-    sigma: Tensor
     vectors: Tensor
     values: Tensor
     rest: Tensor
 
-    def __init__(self, channels: int, shape: Sequence[int], periodic: Sequence[int], rank: int = EIGENVECTORS) -> None:
+    def __init__(self, channels: int, shape: Sequence[int], periodic: Sequence[int], rank: int = PATTERNS) -> None:
         super().__init__()
         self.periodic = tuple(periodic)
         lengths = [shape[a] for a in self.periodic]
         count = math.prod([*lengths[:-1], lengths[-1] // 2 + 1]) if lengths else 1
         size = channels * math.prod(shape) // math.prod(lengths)
         rank = min(rank, size)
-        self.register_buffer("sigma", torch.ones(channels, 1, 1))
         self.register_buffer("vectors", torch.zeros(count, size, rank, 2))  # real and imaginary part
         self.register_buffer("values", torch.ones(count, rank))
         self.register_buffer("rest", torch.ones(count))
 
-    @torch.no_grad()
-    def fit(self, residuals: Tensor, sigma: Tensor | None = None) -> None:
-        """Set U, L and r to the second moments of residuals (N, C, *S); sigma too, unless it is given (C, 1, 1)."""
-        residuals = residuals.double()
-        if sigma is None:
-            sigma = residuals.square().mean((0, 2, 3)).sqrt().clamp(min=1e-12)[:, None, None]
-        f, _ = transform(residuals / sigma, self.periodic)
-        rank, (count, size) = self.values.shape[-1], f.shape[1:]
-        if rank <= count < size:  # all but `count` eigenvalues are 0, and the matrix may be too large to write down
-            _, s, v = torch.linalg.svd(f, full_matrices=False)
-            values, vectors = s.square().flip(-1) / count, v.mT.flip(-1)
-        else:
-            values, vectors = torch.linalg.eigh(f.mT @ f.conj() / count)
-        values = values.clamp(min=0)
-        left_out = values[:, :-rank].sum(-1) / max(size - rank, 1)
-        self.sigma.copy_(sigma)
-        self.vectors.copy_(torch.view_as_real(vectors[..., -rank:]))
-        self.values.copy_(values[:, -rank:])
-        self.rest.copy_(left_out)
-
     def apply(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:  # type: ignore[override]
-        """f(R) x, with f elementwise on eigenvalues; (B, C, *S) -> (B, C, *S)."""
+        """f(R) x, with f elementwise on values; (B, C, *S) -> (B, C, *S)."""
         y, back = transform(x, self.periodic)
         rest = f(self.rest)[:, None, None]
         gain = f(self.values)[:, None, :] - rest
@@ -78,9 +59,89 @@ class Covariance(nn.Module):
         inside = y @ vectors.conj()  # U* y, as rows
         return back((rest * y).baddbmm_(gain * inside, vectors.mT))
 
+    def leading(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Leading eigenvectors of the second moments of states (N, C, *S): (K, D, rank) complex, their eigenvalues
+        (K, rank) ascending, and the mean of the eigenvalues left out (K,)."""
+        f, _ = transform(x.double(), self.periodic)
+        rank, (count, size) = self.values.shape[-1], f.shape[1:]
+        if rank <= count < size:  # all but `count` eigenvalues are 0, and the matrix may be too large to write down
+            _, s, v = torch.linalg.svd(f, full_matrices=False)
+            values, vectors = s.square().flip(-1) / count, v.mT.flip(-1)
+        else:
+            values, vectors = torch.linalg.eigh(f.mT @ f.conj() / count)
+        values = values.clamp(min=0)
+        return vectors[..., -rank:], values[:, -rank:], values[:, :-rank].sum(-1) / max(size - rank, 1)
+
+    def keep(self, vectors: Tensor, values: Tensor, rest: Tensor) -> None:
+        """Set U, L and r."""
+        self.vectors.copy_(torch.view_as_real(vectors))
+        self.values.copy_(values)
+        self.rest.copy_(rest)
+
+
+class Covariance(Patterns):
+    r"""Covariance C = sigma R sigma: sigma is the standard deviation per channel, patterns are the leading eigenvectors
+    (empirical orthogonal functions) of R. It starts as white noise, sigma = 1 and R = 1; `fit` measures it.
+
+    Arguments:
+        channels, shape, periodic, rank: see `Patterns`.
+    """
+
+    sigma: Tensor
+
+    def __init__(self, channels: int, shape: Sequence[int], periodic: Sequence[int], rank: int = PATTERNS) -> None:
+        super().__init__(channels, shape, periodic, rank)
+        self.register_buffer("sigma", torch.ones(channels, 1, 1))
+
+    @torch.no_grad()
+    def fit(self, residuals: Tensor, sigma: Tensor | None = None) -> None:
+        """Set U, L and r to the second moments of residuals (N, C, *S); sigma too, unless it is given (C, 1, 1)."""
+        residuals = residuals.double()
+        if sigma is None:
+            sigma = residuals.square().mean((0, 2, 3)).sqrt().clamp(min=1e-12)[:, None, None]
+        self.sigma.copy_(sigma)
+        self.keep(*self.leading(residuals / sigma))
+
     def colour(self, x: Tensor) -> Tensor:
         """C^(1/2) x: noise of covariance C from white noise x (B, C, *S)."""
         return self.sigma * self.apply(torch.sqrt, x)
+
+
+class Shrinkage(Patterns):
+    r"""The part of a forecast to be trusted, pattern by pattern (a Wiener filter on empirical orthogonal functions):
+
+        mu -> sum_k F_k* ( U_k g_k U_k* + r_k (1 - U_k U_k*) ) F_k mu,   g = Re <x1 mu*> / <|mu|^2>, within [0, 1]
+
+    U_k are the leading patterns of the states themselves, g regresses each pattern of the truth x1 on the same one of the
+    forecast, and r does so for all other patterns together. Where the forecast is right g is 1; where the network's noise
+    exceeds what the truth has, g falls to 0. It starts as g = 1; `fit` measures U on training data and g on others.
+
+    Arguments:
+        channels, shape, periodic, rank: see `Patterns`.
+    """
+
+    @torch.no_grad()
+    def fit(self, states: Tensor, forecasts: Tensor, truths: Tensor) -> None:
+        """Set U to the patterns of states (M, C, *S), g and r by forecasts and truths of pairs (N, C, *S) not trained on."""
+        vectors, _, _ = self.leading(states)
+        y, x = (transform(u.double(), self.periodic)[0] for u in (forecasts, truths))
+        both, power = _products(y @ vectors.conj(), x @ vectors.conj())
+        all_both, all_power = _products(y, x)
+        left = _ratio(all_both.sum(-1) - both.sum(-1), all_power.sum(-1) - power.sum(-1))
+        self.keep(vectors, _ratio(both, power), left)
+
+    def forward(self, forecast: Tensor) -> Tensor:
+        """(B, C, *S) -> the same shape."""
+        return self.apply(torch.clone, forecast)
+
+
+def _products(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Re <x y*> and <|y|^2> over the rows of (K, N, D), shape (K, D)."""
+    return (x * y.conj()).real.sum(1), y.abs().square().sum(1)
+
+
+def _ratio(both: Tensor, power: Tensor) -> Tensor:
+    return (both / power.clamp(min=1e-300)).clamp(0, 1)
 
 
 class White:

@@ -12,7 +12,7 @@ from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.baselines.diffusion import DDPM, EDM, FlowMatching
 from physinterp.baselines.fno import FNOBackbone
-from physinterp.calibration import Covariance
+from physinterp.calibration import Covariance, Shrinkage
 from physinterp.config import Preset
 from physinterp.drift import Drift, ForecastDrift, StateDrift
 from physinterp.errors import InputError
@@ -163,15 +163,15 @@ def make_model(name: ModelName, system: System, preset: Preset, shape: Sequence[
     objective = OBJECTIVES[name.objective]
     if objective in (DDPM, EDM, FlowMatching):
         return objective(_backbone(name, system, preset, shape), scale)
-    covariance = Covariance(shape[0], shape[1:], system.grid.periodic)
+    state = shape[0], shape[1:], system.grid.periodic
     if objective is ForecastDrift:
         twin = make_model(ModelName("deterministic", name.codec, name.backbone), system, preset, shape, scale)
         if not isinstance(twin, Deterministic):
             raise TypeError(f"the twin of {name} is no deterministic model")
-        return ForecastDrift(_backbone(name, system, preset, shape), scale, covariance, twin)
-    return (StateDrift if objective is StateDrift else Deterministic)(
-        _backbone(name, system, preset, shape), scale, covariance
-    )
+        return ForecastDrift(_backbone(name, system, preset, shape), scale, Covariance(*state), twin)
+    if objective is StateDrift:
+        return StateDrift(_backbone(name, system, preset, shape), scale, Covariance(*state))
+    return Deterministic(_backbone(name, system, preset, shape), scale, Covariance(*state), Shrinkage(*state))
 
 
 def _backbone(name: ModelName, system: System, preset: Preset, shape: Sequence[int]) -> nn.Module:

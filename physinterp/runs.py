@@ -35,7 +35,7 @@ from physinterp.errors import InputError
 from physinterp.fields import FieldStack
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
-from physinterp.pairs import HeldPairs, Pairs, WindowPairs, residuals
+from physinterp.pairs import HeldPairs, Pairs, WindowPairs, residuals, shrink
 from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System
 from physinterp.train import STATE, Trainer
@@ -43,7 +43,7 @@ from physinterp.types import Conditioning
 
 LOGGER = logging.getLogger(__name__)
 Provenance: TypeAlias = dict[str, str | int | float]
-FORMAT = 4  # raised when weights trained by an earlier version must not be reused
+FORMAT = 5  # raised when weights trained by an earlier version must not be reused
 HELD = 2**30  # bytes of a split up to which it is held in memory; a larger one is read window by window
 FRAMES = 64  # states that are read or encoded at once
 
@@ -319,13 +319,13 @@ class Runs:
             else:
                 model.backbone.load_state_dict(trunk.backbone.state_dict())
                 if isinstance(model, StateDrift):
-                    twin = self.model(name.trunk)
-                    model.covariance.sigma.copy_(twin.covariance.sigma)  # type: ignore[operator, union-attr, arg-type]
+                    model.covariance.sigma = self.model(name.trunk).covariance.sigma.clone()  # type: ignore
                 record = self._trainer(folder).fit(model, train, valid, share * fall, str(name))
             record |= {key: record[key] + begun[key] for key in ("steps", "seconds")} | {"start": str(name.trunk)}
         if isinstance(model, Deterministic):
+            shrink(model, train, valid, self.device)
             model.covariance.fit(residuals(model.mean, valid, self.device))
-        if isinstance(model, StateDrift):
+        elif isinstance(model, StateDrift):
             model.covariance.fit(residuals(model.mean, valid, self.device), model.covariance.sigma)
         return record
 
@@ -339,7 +339,7 @@ class Runs:
         twin = self._trainer(folder / "twin", rates).fit(
             model.twin.requires_grad_(True), train, valid, share * (plan.twin - plan.trunk), f"{name}, twin"
         )
-        model.twin.requires_grad_(False)
+        shrink(model.twin.requires_grad_(False), train, valid, self.device)
         of_valid, of_train = (residuals(model.mean, pairs, self.device) for pairs in (valid, train))
         model.covariance.fit(of_valid)
         ratio = of_valid.square().mean((0, 2, 3)) / of_train.square().mean((0, 2, 3))

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from physinterp.calibration import EIGENVECTORS, Covariance, White
+from physinterp.calibration import PATTERNS, Covariance, Shrinkage, White
 from physinterp.checkpoint import save_tensors
 
 CASES = [  # *S and periodic axes: one, two and none; even and odd sizes
@@ -115,7 +115,7 @@ def test_truncation_keeps_the_trace_and_the_leading_eigenvectors(shape, periodic
 
 def test_the_rank_is_bounded_by_the_size_of_a_wavenumber():
     assert Covariance(2, (6, 3), (-2,)).values.shape == (4, 6)
-    assert Covariance(2, (6, 30), (-2,)).values.shape == (4, EIGENVECTORS)
+    assert Covariance(2, (6, 30), (-2,)).values.shape == (4, PATTERNS)
     assert Covariance(2, (6, 5), (-2, -1)).values.shape == (18, 2)
     assert Covariance(2, (3, 4), (), rank=30).values.shape == (1, 24)
 
@@ -206,10 +206,10 @@ def test_fewer_residuals_than_points():
     found.fit(residuals, torch.ones(2, 1, 1).double())
     flat = residuals.flatten(1)
     values, vectors = torch.linalg.eigh(flat.T @ flat / 40)
-    torch.testing.assert_close(found.values[0], values[-EIGENVECTORS:])
-    torch.testing.assert_close(found.rest[0], values[:-EIGENVECTORS].mean())
+    torch.testing.assert_close(found.values[0], values[-PATTERNS:])
+    torch.testing.assert_close(found.rest[0], values[:-PATTERNS].mean())
     x = torch.randn(3, 2, 6, 8, generator=torch.Generator().manual_seed(4)).double()
-    kept = torch.cat([values[:-EIGENVECTORS].mean().expand(96 - EIGENVECTORS), values[-EIGENVECTORS:]])
+    kept = torch.cat([values[:-PATTERNS].mean().expand(96 - PATTERNS), values[-PATTERNS:]])
     expected = (x.flatten(1) @ vectors * kept) @ vectors.T
     torch.testing.assert_close(found.apply(lambda v: v, x).flatten(1), expected)
 
@@ -256,3 +256,90 @@ def test_white(dtype):
 
     assert torch.equal(White().apply(f, x), 2 * x) and White().apply(f, x).dtype == dtype
     assert seen[0].dtype == dtype and float(seen[0]) == 1
+
+
+# how far a forecast is to be trusted -------------------------------------------------------------------------------
+
+
+def noisy(
+    shape: tuple[int, ...], periodic: tuple[int, ...], rank: int = 1000, n: int = 60
+) -> tuple[Shrinkage, Tensor, Tensor]:
+    """Fitted to truths and forecasts that are them with white noise."""
+    truths = residuals(shape, periodic, n)
+    noise = torch.randn(truths.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    forecasts = truths + torch.tensor([0.1, 2.0]).double()[:, None, None] * noise
+    shrinkage = Shrinkage(2, shape, periodic, rank).double()
+    shrinkage.fit(residuals(shape, periodic, 200), forecasts, truths)
+    return shrinkage, forecasts, truths
+
+
+def power(x: Tensor, periodic: tuple[int, ...]) -> Tensor:
+    """Mean square per wavenumber, over all else."""
+    y = torch.fft.fftn(x, dim=periodic) if periodic else x
+    return y.abs().square().sum([a for a in range(-3, 0) if a not in periodic]).mean(0)
+
+
+@each_case
+def test_the_trusted_part_and_the_rest_have_the_spectrum_of_the_truth(shape, periodic):
+    shrinkage, forecasts, truths = noisy(shape, periodic)
+    assert float(shrinkage.values.min()) > 0 and float(shrinkage.values.max()) < 1
+    mean = shrinkage(forecasts)
+    rest = truths - mean
+    torch.testing.assert_close(power(mean, periodic) + power(rest, periodic), power(truths, periodic))
+    assert float(power(forecasts, periodic).sum()) > 1.2 * float(power(truths, periodic).sum())
+    assert float(rest.square().mean()) < 0.9 * float((truths - forecasts).square().mean())
+
+
+@each_case
+@pytest.mark.parametrize("rank", [1, 3, 1000])
+def test_each_pattern_has_its_regression(shape, periodic, rank):
+    """By matrices: project truth and forecast on each pattern, moved to every place, and regress."""
+    shrinkage, forecasts, truths = noisy(shape, periodic, rank)
+    d, count = 2 * math.prod(shape), len(shrinkage.values)
+    projectors = []
+    for k in range(count):
+        for j in range(shrinkage.values.shape[1]):
+            one = Shrinkage(2, shape, periodic, shrinkage.values.shape[1]).double()
+            one.load_state_dict(shrinkage.state_dict())
+            one.values.zero_()
+            one.rest.zero_()
+            one.values[k, j] = 1
+            projectors.append((shrinkage.values[k, j], matrix(one, shape)))
+    assert len(projectors) == shrinkage.values.numel()
+    for g, p in projectors:
+        y, x = forecasts.flatten(1) @ p.T, truths.flatten(1) @ p.T
+        torch.testing.assert_close(g, ((x * y).sum() / y.square().sum()).clamp(0, 1), rtol=1e-8, atol=1e-8)
+    if d // math.prod(shape[a] for a in periodic) > rank:
+        assert float(shrinkage.rest.min()) > 0 and float(shrinkage.rest.max()) < 1
+
+
+@each_case
+def test_a_forecast_that_is_right_is_left_alone(shape, periodic):
+    truths = residuals(shape, periodic, 30)
+    shrinkage = Shrinkage(2, shape, periodic, 3).double()
+    torch.testing.assert_close(shrinkage(truths), truths)  # as it starts
+    shrinkage.fit(residuals(shape, periodic), truths, truths)
+    torch.testing.assert_close(shrinkage(truths), truths, rtol=1e-7, atol=1e-7)
+    shrinkage.fit(residuals(shape, periodic), truths, -truths)
+    assert float(shrinkage(truths).abs().max()) < 1e-7
+
+
+def test_what_the_truth_never_has_is_taken_out():
+    """A channel, and a wavenumber, that are 0 in the truth and noise in the forecast."""
+    truths = residuals((8, 3), (-2,))
+    truths = torch.stack([truths[:, 0] - truths[:, 0].mean(-2, keepdim=True), torch.zeros_like(truths[:, 1])], 1)
+    forecasts = truths + 0.1 * torch.randn(truths.shape, generator=torch.Generator().manual_seed(3)).double()
+    shrinkage = Shrinkage(2, (8, 3), (-2,)).double()
+    shrinkage.fit(truths, forecasts, truths)
+    found = shrinkage(forecasts)
+    assert float(found[:, 1].abs().max()) < 1e-12 and float(found[:, 0].mean(-2).abs().max()) < 1e-12
+    assert float((found[:, 0] - truths[:, 0]).square().mean()) < float((forecasts - truths)[:, 0].square().mean())
+
+
+def test_patterns_of_fewer_states_than_points():
+    """What the states do not span is one pattern more, judged by pairs that were not among them."""
+    generator = torch.Generator().manual_seed(3)
+    states, truths = (torch.randn(n, 2, 6, 8, generator=generator).double().cumsum(-1) for n in (40, 500))
+    shrinkage = Shrinkage(2, (6, 8), ()).double()
+    shrinkage.fit(states, truths + 0.3 * torch.randn(truths.shape, generator=generator).double(), truths)
+    assert float(shrinkage.values.min()) > 0.8 and 0.8 < float(shrinkage.rest) < 1

@@ -16,7 +16,7 @@ from toy import KOLMOGOROV, PRESET
 
 from physinterp import doctor
 from physinterp.baselines.deterministic import Deterministic
-from physinterp.calibration import Covariance
+from physinterp.calibration import Covariance, Shrinkage
 from physinterp.data.statistics import Statistics
 from physinterp.doctor import SKILL, Finding, examine
 from physinterp.drift import ForecastDrift, StateDrift
@@ -79,7 +79,7 @@ class Process(Runs):
         else:
             covariance.fit(self.residual(2048))
         one = torch.ones(1)
-        twin = Deterministic(Damping(), one, covariance)
+        twin = Deterministic(Damping(), one, covariance, Shrinkage(1, system.grid.shape, system.grid.periodic))
         self.models: dict[ModelName, Model] = {
             FORECAST: ForecastDrift(Nothing(), one, covariance, twin).eval(),
             STATE: StateDrift(Damping(), one, covariance).eval(),

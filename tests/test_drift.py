@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from physinterp import drift
 from physinterp.baselines.deterministic import Deterministic
-from physinterp.calibration import Covariance, White
+from physinterp.calibration import Covariance, Shrinkage, White
 from physinterp.checkpoint import load_tensors, save_tensors
 from physinterp.drift import Drift, ForecastDrift, StateDrift
 from physinterp.interpolant import LinearInterpolant
@@ -53,7 +53,7 @@ def coloured() -> Covariance:
 
 def twin() -> Deterministic:
     """x1 = x0 + scale tanh(x0)."""
-    return Deterministic(Network(lambda x0, y, s: x0.tanh()), SCALE, coloured()).double().eval()
+    return Deterministic(Network(lambda x0, y, s: x0.tanh()), SCALE, coloured(), Shrinkage(C, (H, W), (-2,))).double().eval()
 
 
 def from_forecast(network: Network | None = None) -> ForecastDrift:
@@ -261,9 +261,10 @@ def test_all_of_it_travels_with_the_weights(tmp_path):
     model = from_forecast(Network(lambda x0, y, s: y.sin()))
     model.inflation.fill_(1.7)
     nn.init.normal_(model.twin.backbone.mix)
+    model.twin.shrinkage.rest.fill_(0.9)
     save_tensors(model.state_dict(), tmp_path / "w.safetensors")
-    other = ForecastDrift(Network(lambda x0, y, s: y.sin()), torch.ones(C), Covariance(C, (H, W), (-2,), 100),
-                          Deterministic(Network(lambda x0, y, s: x0.tanh()), torch.ones(C), coloured()))  # fmt: skip
+    other = Deterministic(Network(lambda x0, y, s: x0.tanh()), torch.ones(C), coloured(), twin().shrinkage)
+    other = ForecastDrift(Network(lambda x0, y, s: y.sin()), torch.ones(C), Covariance(C, (H, W), (-2,), 100), other)
     other = other.double().eval()
     other.load_state_dict(load_tensors(tmp_path / "w.safetensors"))
     x0, noise = normal(2, *SHAPE), lambda k: normal(2, *SHAPE, seed=k)

@@ -11,7 +11,7 @@ from toy import PRESET, RBC
 from physinterp.autoencoder import Autoencoder, Identity
 from physinterp.baselines.deterministic import Deterministic
 from physinterp.baselines.fno import FNOBackbone
-from physinterp.calibration import EIGENVECTORS, White
+from physinterp.calibration import PATTERNS, White
 from physinterp.config import load_benchmark
 from physinterp.drift import Drift, ForecastDrift, StateDrift
 from physinterp.errors import InputError
@@ -188,7 +188,7 @@ def test_models_of_a_seed_are_equal_and_fno_has_no_second_input():
 def test_the_covariance_knows_the_axes_of_the_system():
     model = build("deterministic")
     assert isinstance(model, Deterministic) and model.covariance.periodic == (-2,)
-    assert model.covariance.values.shape == (9, min(32, EIGENVECTORS))  # wavenumbers of 16 points; 4 channels, 8 points
+    assert model.covariance.values.shape == (9, min(32, PATTERNS))  # wavenumbers of 16 points; 4 channels, 8 points
 
 
 def test_the_drift_from_a_forecast_has_a_twin_and_a_network_of_its_own():

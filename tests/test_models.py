@@ -14,7 +14,7 @@ from physinterp.baselines.deterministic import Deterministic
 from physinterp.baselines.diffusion import DDPM, EDM, Diffusion, FlowMatching
 from physinterp.baselines.fno import FNOBackbone
 from physinterp.baselines.reference import Climatology, Persistence
-from physinterp.calibration import Covariance
+from physinterp.calibration import Covariance, Shrinkage
 from physinterp.checkpoint import save_tensors
 from physinterp.drift import StateDrift
 from physinterp.interpolant import LinearInterpolant, OneSidedInterpolant, TrigonometricInterpolant
@@ -42,7 +42,7 @@ def white(sigma: Tensor = SIGMA) -> Covariance:
 
 
 OBJECTIVES = {
-    "deterministic": lambda backbone: Deterministic(backbone, SCALE, white()),
+    "deterministic": lambda backbone: Deterministic(backbone, SCALE, white(), Shrinkage(C, (H, W), (-2,))),
     "interpolant": lambda backbone: StateDrift(backbone, SCALE, white()),
     "ddpm": lambda backbone: DDPM(backbone, SCALE),
     "edm": lambda backbone: EDM(backbone, SCALE),
@@ -445,11 +445,13 @@ def test_fno_is_conditioned_on_parameters():
 def test_fno_weights_are_tensors(tmp_path):
     network = fno()
     assert all(isinstance(v, Tensor) for v in network.state_dict().values())
-    save_tensors(Deterministic(network, SCALE, white()).state_dict(), tmp_path / "w.safetensors")
-    other = Deterministic(fno(), torch.ones(C), white())
+    save_tensors(
+        Deterministic(network, SCALE, white(), Shrinkage(C, (H, W), (-2,))).state_dict(), tmp_path / "w.safetensors"
+    )
+    other = Deterministic(fno(), torch.ones(C), white(), Shrinkage(C, (H, W), (-2,)))
     nn.init.zeros_(next(other.parameters()))
     other.load_state_dict(load_file(tmp_path / "w.safetensors"))
-    expected = Deterministic(network, SCALE, white()).mean(states(2), Conditioning())
+    expected = Deterministic(network, SCALE, white(), Shrinkage(C, (H, W), (-2,))).mean(states(2), Conditioning())
     assert torch.equal(other.mean(states(2), Conditioning()), expected)
 
 
@@ -462,7 +464,7 @@ def test_reference_forecasts():
 
 
 def test_deterministic_mean():
-    model = Deterministic(Formula(lambda x0, y, s: torch.ones_like(x0) + y + s), SCALE, white())
+    model = Deterministic(Formula(lambda x0, y, s: torch.ones_like(x0) + y + s), SCALE, white(), Shrinkage(C, (H, W), (-2,)))
     x0 = states(2)
     torch.testing.assert_close(model.mean(x0, Conditioning()), x0 + COLUMN)
     assert torch.equal(model.advance(x0, Conditioning(), None, lambda k: x0), model.mean(x0, Conditioning()))

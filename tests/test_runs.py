@@ -12,6 +12,7 @@ from toy import KOLMOGOROV, PRESET, dataset
 from physinterp import runs as module
 from physinterp import train
 from physinterp.baselines.deterministic import Deterministic
+from physinterp.calibration import Shrinkage
 from physinterp.checkpoint import load_json, load_tensors
 from physinterp.config import Training
 from physinterp.drift import ForecastDrift, StateDrift
@@ -90,7 +91,8 @@ def test_the_twin_inside_is_complete_and_stays(monkeypatch):
     made = runs()
     model = made.model(DRIFT)
     assert isinstance(model, ForecastDrift) and list(ends) == [str(TWIN), f"{DRIFT}, twin", str(DRIFT)]
-    assert same(copy(model.twin), ends[f"{DRIFT}, twin"]) and same(copy(model), ends[str(DRIFT)])
+    kept = {key: value for key, value in copy(model.twin).items() if "shrinkage" not in key}  # measured after the training
+    assert same(kept, {key: ends[f"{DRIFT}, twin"][key] for key in kept}) and same(copy(model), ends[str(DRIFT)])
     trunk = load_tensors(made.folder(str(TWIN)) / "trunk.safetensors")
     assert not torch.equal(trunk["backbone.stem.conv.weight"], model.twin.backbone.stem.conv.weight)
     assert not model.training and not any(p.requires_grad for p in model.parameters())
@@ -137,6 +139,25 @@ def test_what_is_trained_is_loaded(steps):
 
 
 # the others --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [TWIN, DRIFT])
+def test_the_forecast_of_a_twin_is_weighted_by_validation_pairs(name):
+    """Patterns are those of training states; on the validation pairs the residual is not correlated with the mean."""
+    made = runs()
+    model = made.model(name)
+    twin = model.twin if isinstance(model, ForecastDrift) else model
+    train, valid = (made.pairs(split, "identity") for split in ("train", "valid"))
+    x0, x1, cond = valid.select(torch.arange(len(valid)))
+    expected = Shrinkage(1, (16, 16), (-2, -1))
+    expected.fit(train.select(torch.arange(len(train)))[1], twin.forecast(x0, cond), x1)
+    assert same(expected.state_dict(), twin.shrinkage.state_dict())
+    gains, mean = expected.values, twin.mean(x0, cond)
+    assert 0 <= float(gains.min()) < float(gains.max()) <= 1 and not torch.allclose(mean, twin.forecast(x0, cond))
+    products = torch.fft.rfft2(mean) * torch.fft.rfft2(x1 - mean).conj()
+    correlation = products.real.mean((0, 1)).flatten() / torch.fft.rfft2(x1).abs().square().mean((0, 1)).flatten()
+    inside = (gains > 0) & (gains < 1)  # (K, 1)
+    assert int(inside.sum()) > 40 and float(correlation[inside.flatten()].abs().max()) < 1e-4
 
 
 def test_the_twin_has_the_covariance_of_its_residual():

@@ -19,7 +19,7 @@ from toy import KOLMOGOROV, PRESET, statistics
 from physinterp import tune
 from physinterp.autoencoder import Identity
 from physinterp.baselines.deterministic import Deterministic
-from physinterp.calibration import Covariance
+from physinterp.calibration import Covariance, Shrinkage
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
@@ -166,7 +166,7 @@ def on(ds: xr.Dataset, sigma: float = 0.25, backbone: nn.Module | None = None, f
     """The validation of a dressed forecast of no change, whose noise has standard deviation sigma."""
     covariance = Covariance(1, KOLMOGOROV.grid.shape, (-2, -1))
     covariance.sigma.fill_(sigma)
-    model = Deterministic(backbone or Nothing(), torch.ones(1), covariance)
+    model = Deterministic(backbone or Nothing(), torch.ones(1), covariance, Shrinkage(1, KOLMOGOROV.grid.shape, (-2, -1)))
     stack = FieldStack(KOLMOGOROV.fields, KOLMOGOROV.grid, statistics(KOLMOGOROV))
 
     def emulator(codec: Identity, stepper: nn.Module, correlation: float = 0.0) -> Emulator:

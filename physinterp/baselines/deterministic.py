@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from physinterp.calibration import Covariance, White
+from physinterp.calibration import Covariance, Shrinkage, White
 from physinterp.interpolant import LinearInterpolant
 from physinterp.model import Model
 from physinterp.samplers import Sampler
@@ -13,33 +13,36 @@ from physinterp.types import Conditioning, NoiseFn
 
 
 class Deterministic(Model):
-    r"""x1 = x0 + scale F(x0), loss |x1 - x0 - scale F|^2 / scale^2: an estimate of E[x1 | x0].
+    r"""mu = W (x0 + scale F(x0)), an estimate of E[x1 | x0]; loss |x1 - x0 - scale F|^2 / scale^2.
+
+    W, which is 1 while F is trained, gives every pattern of the forecast the weight it deserves on other data.
 
     Any backbone: with a residual U-Net or a transformer it is the twin of the drift, with an FNO the FNO baseline.
     Advanced by one step of the sampler `si-cal` it is dressed: mu + C^(1/2) xi, with the covariance of its own residual.
 
     Arguments:
         backbone, scale: see `Model`.
-        covariance: C, of x1 - mu on validation pairs, measured after training.
+        covariance, shrinkage: C, of x1 - mu, and W: measured on validation pairs after training.
     """
 
     interpolant = LinearInterpolant(1.0)
     residual = White()
 
-    def __init__(self, backbone: nn.Module, scale: Tensor, covariance: Covariance) -> None:
+    def __init__(self, backbone: nn.Module, scale: Tensor, covariance: Covariance, shrinkage: Shrinkage) -> None:
         super().__init__(backbone, scale)
-        self.covariance = covariance
+        self.covariance, self.shrinkage = covariance, shrinkage
 
-    def change(self, x0: Tensor, cond: Conditioning) -> Tensor:
-        """F(x0) of the network, in units of `scale`, (B, C, *S)."""
-        return self.network(x0, x0.new_zeros(()).expand_as(x0), x0.new_zeros(len(x0)), cond)
+    def forecast(self, x0: Tensor, cond: Conditioning) -> Tensor:
+        """x0 + scale F(x0), as the network has it, (B, C, *S)."""
+        change = self.network(x0, x0.new_zeros(()).expand_as(x0), x0.new_zeros(len(x0)), cond)
+        return torch.addcmul(x0, self.scale, change)
 
     def mean(self, x0: Tensor, cond: Conditioning) -> Tensor:
         """E[x1 | x0], shape (B, C, *S)."""
-        return torch.addcmul(x0, self.scale, self.change(x0, cond))
+        return self.shrinkage(self.forecast(x0, cond))
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
-        return ((self.mean(x0, cond) - x1) / self.scale).square().mean()
+        return ((self.forecast(x0, cond) - x1) / self.scale).square().mean()
 
     def colour(self, noise: Tensor) -> Tensor:
         return self.covariance.colour(noise)
@@ -49,6 +52,6 @@ class Deterministic(Model):
             return self.mean(z, cond)
 
         def b(x_s: Tensor, s: Tensor, x0: Tensor, cond: Conditioning) -> Tensor:
-            return self.scale * self.change(x0, cond)
+            return self.mean(x0, cond) - x0
 
         return sampler(b, z, cond, noise=noise)
