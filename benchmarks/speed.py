@@ -2,8 +2,8 @@
 
 python benchmarks/speed.py --system rbc    prints a table; networks of preset quick with random weights
 
-The table: the time of a physical step in the evaluations of the drift (its network, input and scale),
-what the sampler adds to that, and what it adds together with the drawing and colouring of its noise.
+The table: the time of a physical step in the evaluations of the drift (its network, input and scale; of the twin also
+the weights of its patterns), what the sampler adds to that, and what it adds with the drawing and colouring of its noise.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from physinterp.checkpoint import fingerprint, load_json, reading, replacing
 from physinterp.config import Benchmark, Preset, load_benchmark
 from physinterp.data import checksums, generate
 from physinterp.data.remote import located
-from physinterp.data.store import NETCDF_LOCK
+from physinterp.data.store import NETCDF_LOCK, netcdf
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, make_sampler, method, model_name, sampler_steps
@@ -357,8 +357,8 @@ class Job:
         path = self._cache(name)
         if not path.exists():
             return None
-        with reading(path), NETCDF_LOCK:
-            ds = xr.load_dataset(path, engine="netcdf4")
+        with reading(path), netcdf(path) as ds:
+            ds.load()
         return ds if ds.attrs["weights"] == json.dumps(self.weights()[name]) else None
 
     def rate(self) -> float | None:

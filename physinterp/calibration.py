@@ -1,13 +1,15 @@
 r"""What is measured of a trained model on data it has not seen: how far to trust its forecast, and what is left.
 
-A network's forecast mu of x1 has errors of its own at every scale and place, also where the truth has next to nothing:
-noise that a rollout feeds back. `Shrinkage` gives each pattern of the forecast the weight that it deserves, and `Covariance`
-is that of the residual x1 - mu which remains. For a fully observed, deterministic system the next state is nearly a point:
-this is then the error of the model and of the codec, and what an ensemble has to represent. It is coloured (errors sit at
-certain scales and places), and white noise of the same variance puts energy where the truth has none.
+A network's forecast of x1 has errors of its own at every scale and place, also where the truth has next to nothing: noise
+that a rollout feeds back. `Shrinkage` gives each pattern of it the weight that it deserves, which gives the mean mu, and
+`Covariance` is that of the residual x1 - mu which remains. For a fully observed, deterministic system the next state is
+nearly a point: this is then the error of the model and of the codec, and what an ensemble has to represent. It is coloured
+(errors sit at certain scales and places), and white noise of the same variance puts energy where the truth has none.
 
-After the regression the residual is not correlated with the forecast, pattern by pattern, so their variances add to that of
-the truth: one step of an ensemble, forecast plus noise of this covariance, has the truth's spectrum at every wavenumber.
+After the regression the residual is not correlated with the mean, pattern by pattern, so their variances add to that of the
+truth: on the pairs measured, one step of an ensemble, mean plus noise of this covariance, has the variance of the truth at
+every wavenumber, summed over channels and the other axes (where no weight meets a bound). Single channels and later steps
+are close to it; see `docs/samplers.md`.
 """
 
 from __future__ import annotations
@@ -61,16 +63,18 @@ class Patterns(nn.Module):
 
     def leading(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Leading eigenvectors of the second moments of states (N, C, *S): (K, D, rank) complex, their eigenvalues
-        (K, rank) ascending, and the mean of the eigenvalues left out (K,)."""
+        (K, rank) ascending, and the mean of the eigenvalues left out (K,). Of fewer states than `rank`, some are 0."""
         f, _ = transform(x.double(), self.periodic)
         rank, (count, size) = self.values.shape[-1], f.shape[1:]
-        if rank <= count < size:  # all but `count` eigenvalues are 0, and the matrix may be too large to write down
+        if count < size:  # all but `count` eigenvalues are 0, and the matrix may be too large to write down
             _, s, v = torch.linalg.svd(f, full_matrices=False)
-            values, vectors = s.square().flip(-1) / count, v.mT.flip(-1)
+            missing = max(rank - count, 0), 0
+            values, vectors = (nn.functional.pad(a.flip(-1), missing) for a in (s.square() / count, v.mT))
         else:
             values, vectors = torch.linalg.eigh(f.mT @ f.conj() / count)
         values = values.clamp(min=0)
-        return vectors[..., -rank:], values[:, -rank:], values[:, :-rank].sum(-1) / max(size - rank, 1)
+        left_out = values[:, :-rank].sum(-1) / max(size - rank, 1)
+        return vectors[..., -rank:].clone(), values[:, -rank:], left_out
 
     def keep(self, vectors: Tensor, values: Tensor, rest: Tensor) -> None:
         """Set U, L and r."""
@@ -125,22 +129,20 @@ class Shrinkage(Patterns):
         """Set U to the patterns of states (M, C, *S), g and r by forecasts and truths of pairs (N, C, *S) not trained on."""
         vectors, _, _ = self.leading(states)
         y, x = (transform(u.double(), self.periodic)[0] for u in (forecasts, truths))
-        both, power = _products(y @ vectors.conj(), x @ vectors.conj())
-        all_both, all_power = _products(y, x)
-        left = _ratio(all_both.sum(-1) - both.sum(-1), all_power.sum(-1) - power.sum(-1))
-        self.keep(vectors, _ratio(both, power), left)
+        inside = [u @ vectors.conj() for u in (y, x)]
+        outside = [u - i @ vectors.mT for u, i in zip((y, x), inside, strict=True)]
+        left = _regression(*(u.flatten(1)[..., None] for u in outside))[:, 0]
+        all_kept = vectors.shape[1] == vectors.shape[2]
+        self.keep(vectors, _regression(*inside), torch.ones_like(left) if all_kept else left)
 
     def forward(self, forecast: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""
         return self.apply(torch.clone, forecast)
 
 
-def _products(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Re <x y*> and <|y|^2> over the rows of (K, N, D), shape (K, D)."""
-    return (x * y.conj()).real.sum(1), y.abs().square().sum(1)
-
-
-def _ratio(both: Tensor, power: Tensor) -> Tensor:
+def _regression(y: Tensor, x: Tensor) -> Tensor:
+    """Re <x y*> / <|y|^2> over the rows of (K, N, D), within [0, 1]; shape (K, D)."""
+    both, power = (x * y.conj()).real.sum(1), y.abs().square().sum(1)
     return (both / power.clamp(min=1e-300)).clamp(0, 1)
 
 

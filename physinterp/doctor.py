@@ -192,7 +192,7 @@ def _still(ensemble: Tensor) -> Finding:
         f"{share:.3f}",
         f"below {STILL}",
         share <= STILL,
-        "the residual covariance is empty there: fit it on more validation pairs, or with more eigenvectors",
+        "the residual covariance is empty there: fit it on more validation pairs, or with more patterns",
     )
 
 

@@ -14,7 +14,7 @@ from physinterp.config import home
 from physinterp.data import developed, open_dataset, splits
 from physinterp.data.hdf5 import SUFFIXES
 from physinterp.data.remote import located
-from physinterp.data.store import NETCDF_LOCK
+from physinterp.data.store import netcdf
 from physinterp.emulator import Emulator
 from physinterp.errors import InputError
 from physinterp.methods import METHODS, Method, ModelName, make_sampler, sampler_steps
@@ -195,7 +195,7 @@ def initial_state(data: str | Path, system: System, time: int | None = None) -> 
     if path.suffix in SUFFIXES or (path.is_dir() and not zarr):
         return _frame(_trajectories(path, system, time), path, time)
     try:
-        with NETCDF_LOCK, xr.open_zarr(path) if zarr else xr.open_dataset(path, engine="netcdf4") as ds:
+        with xr.open_zarr(path) if zarr else netcdf(path) as ds:
             if system.adapter != "weatherbench" or set(system.field_names) <= set(ds.data_vars):
                 return _frame(ds, path, time).assign_attrs(path=str(path)).load()
     except InputError:

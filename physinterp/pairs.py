@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from physinterp.baselines.deterministic import Deterministic
 from physinterp.data.windows import Windows
 from physinterp.fields import FieldStack
 from physinterp.types import Conditioning
@@ -107,32 +106,3 @@ class WindowPairs(Pairs):
         """Standard deviation of x1 - x0 per channel, shape (C,), from the statistics."""
         known = self.stack.statistics
         return torch.tensor(known.delta_std) / torch.tensor(known.std)
-
-
-@torch.inference_mode()
-def forecasts(mean: Callable[[Tensor, Conditioning], Tensor], pairs: Pairs, device: str) -> tuple[Tensor, Tensor]:
-    """E[x1 | x0] by a model, and x1, on pairs spread evenly, both (N, C, *S) on the CPU."""
-    means, truths = [], []
-    for rows in _spread(pairs):
-        x0, x1, cond = pairs.select(rows)
-        parameters = None if cond.parameters is None else cond.parameters.to(device)
-        means.append(mean(x0.to(device), Conditioning(parameters)).cpu())
-        truths.append(x1)
-    return torch.cat(means), torch.cat(truths)
-
-
-def residuals(mean: Callable[[Tensor, Conditioning], Tensor], pairs: Pairs, device: str) -> Tensor:
-    """x1 - E[x1 | x0] on pairs spread evenly, shape (N, C, *S), on the CPU."""
-    means, truths = forecasts(mean, pairs, device)
-    return truths - means
-
-
-def shrink(twin: Deterministic, train: Pairs, valid: Pairs, device: str) -> None:
-    """Measure how far the forecasts of a trained twin are to be trusted."""
-    states = torch.cat([train.select(rows)[1] for rows in _spread(train)])
-    twin.shrinkage.fit(states, *forecasts(twin.forecast, valid, device))
-
-
-def _spread(pairs: Pairs, batch: int = 64, most: int = 1024) -> tuple[Tensor, ...]:
-    """Numbers of pairs, spread evenly, in batches."""
-    return torch.linspace(0, len(pairs) - 1, min(len(pairs), most)).long().split(batch)

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from physinterp import metrics, plot
 from physinterp.checkpoint import load_json, reading, replacing, save_json
 from physinterp.config import home
-from physinterp.data.store import NETCDF_LOCK
+from physinterp.data.store import NETCDF_LOCK, netcdf
 from physinterp.errors import InputError
 from physinterp.plan import peak_memory
 from physinterp.system import System, near
@@ -111,8 +111,8 @@ class Results:
             with netCDF4.Dataset(path) as file:
                 groups = list(file.groups)
             for group in groups:
-                ds = xr.load_dataset(path, group=group, engine="netcdf4")
-                self.evaluations[ds.attrs["method"]] = ds
+                with netcdf(path, group=group) as ds:
+                    self.evaluations[ds.attrs["method"]] = ds.load()
         return self
 
     def _read(self) -> None:

@@ -33,9 +33,10 @@ from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.emulator import Emulator, SampledStepper
 from physinterp.errors import InputError
 from physinterp.fields import FieldStack
+from physinterp.measure import calibrate
 from physinterp.methods import ModelName, make_codec, make_model
 from physinterp.model import Model
-from physinterp.pairs import HeldPairs, Pairs, WindowPairs, residuals, shrink
+from physinterp.pairs import HeldPairs, Pairs, WindowPairs
 from physinterp.samplers import SAMPLERS, Sampler
 from physinterp.system import System
 from physinterp.train import STATE, Trainer
@@ -319,31 +320,26 @@ class Runs:
             else:
                 model.backbone.load_state_dict(trunk.backbone.state_dict())
                 if isinstance(model, StateDrift):
-                    model.covariance.sigma = self.model(name.trunk).covariance.sigma.clone()  # type: ignore
+                    twin = self.model(name.trunk)
+                    model.covariance.sigma.copy_(twin.covariance.sigma)  # type: ignore[operator, union-attr, arg-type]
                 record = self._trainer(folder).fit(model, train, valid, share * fall, str(name))
             record |= {key: record[key] + begun[key] for key in ("steps", "seconds")} | {"start": str(name.trunk)}
-        if isinstance(model, Deterministic):
-            shrink(model, train, valid, self.device)
-            model.covariance.fit(residuals(model.mean, valid, self.device))
-        elif isinstance(model, StateDrift):
-            model.covariance.fit(residuals(model.mean, valid, self.device), model.covariance.sigma)
+        if not isinstance(model, ForecastDrift):
+            calibrate(model, train, valid, self.device)
         return record
 
     def _train_from_forecast(
         self, name: ModelName, model: ForecastDrift, folder: Path, trunk: Deterministic, rate: float
     ) -> dict[str, Any]:
-        """Its twin to the end of a shorter training, the covariance of that twin's residual, then the drift."""
+        """Its twin to the end of a shorter training, what is measured of that twin, then the drift."""
         plan, train, valid = self.preset.training, self.pairs("train", name.codec), self.pairs("valid", name.codec)
         share, rates = self._share(name), plan.model_copy(update={"learning_rates": (rate,)})
         model.twin.load_state_dict(trunk.state_dict())
         twin = self._trainer(folder / "twin", rates).fit(
             model.twin.requires_grad_(True), train, valid, share * (plan.twin - plan.trunk), f"{name}, twin"
         )
-        shrink(model.twin.requires_grad_(False), train, valid, self.device)
-        of_valid, of_train = (residuals(model.mean, pairs, self.device) for pairs in (valid, train))
-        model.covariance.fit(of_valid)
-        ratio = of_valid.square().mean((0, 2, 3)) / of_train.square().mean((0, 2, 3))
-        model.inflation.copy_(ratio.sqrt().clamp(min=1)[:, None, None])
+        model.twin.requires_grad_(False)
+        calibrate(model, train, valid, self.device)
         drift = self._trainer(folder, rates).fit(model, train, valid, share * (1 - plan.twin), str(name))
         sums = {key: twin[key] + drift[key] for key in ("steps", "seconds")}
         return drift | sums | {"inflation": model.inflation.flatten().tolist()}

@@ -301,7 +301,8 @@ card, path = sys.argv[1:]
 stop = threading.Event()
 def keep_opening():
     while not stop.is_set():
-        opened(Path(path)).close()
+        with opened(Path(path)) as ds:
+            ds.v[0].values
 thread = threading.Thread(target=keep_opening)
 thread.start()
 try:
@@ -322,4 +323,4 @@ def test_threads_do_not_meet_in_the_netcdf_library(folder, mine):
     xr.Dataset({"u": (dims, values), "v": (dims, values)}, {"time": TIME}).to_netcdf(folder / "a.nc")
     command = [sys.executable, "-c", THREADS, str(folder / "card.yaml"), str(folder / "a.nc")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[:2000]
+    assert done.returncode == 0, (done.returncode, done.stderr[:2000])

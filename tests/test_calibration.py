@@ -293,24 +293,28 @@ def test_the_trusted_part_and_the_rest_have_the_spectrum_of_the_truth(shape, per
 @each_case
 @pytest.mark.parametrize("rank", [1, 3, 1000])
 def test_each_pattern_has_its_regression(shape, periodic, rank):
-    """By matrices: project truth and forecast on each pattern, moved to every place, and regress."""
+    """By matrices: project truth and forecast on each pattern, moved to every place, and regress; so for what is left."""
     shrinkage, forecasts, truths = noisy(shape, periodic, rank)
-    d, count = 2 * math.prod(shape), len(shrinkage.values)
-    projectors = []
-    for k in range(count):
-        for j in range(shrinkage.values.shape[1]):
-            one = Shrinkage(2, shape, periodic, shrinkage.values.shape[1]).double()
-            one.load_state_dict(shrinkage.state_dict())
-            one.values.zero_()
-            one.rest.zero_()
-            one.values[k, j] = 1
-            projectors.append((shrinkage.values[k, j], matrix(one, shape)))
-    assert len(projectors) == shrinkage.values.numel()
-    for g, p in projectors:
+    count, kept = shrinkage.values.shape
+    one = Shrinkage(2, shape, periodic, kept).double()
+    one.load_state_dict(shrinkage.state_dict())
+
+    def regression(values: Tensor, rest: Tensor) -> float:
+        one.values.copy_(values)
+        one.rest.copy_(rest)
+        p = matrix(one, shape)
         y, x = forecasts.flatten(1) @ p.T, truths.flatten(1) @ p.T
-        torch.testing.assert_close(g, ((x * y).sum() / y.square().sum()).clamp(0, 1), rtol=1e-8, atol=1e-8)
-    if d // math.prod(shape[a] for a in periodic) > rank:
-        assert float(shrinkage.rest.min()) > 0 and float(shrinkage.rest.max()) < 1
+        return float(((x * y).sum() / y.square().sum()).clamp(0, 1))
+
+    for k in range(count):
+        at_k = torch.arange(count) == k
+        for j in range(kept):
+            found = regression(at_k[:, None] * (torch.arange(kept) == j), torch.zeros(count))
+            assert float(shrinkage.values[k, j]) == pytest.approx(found, abs=1e-8)
+        if 2 * math.prod(shape) // math.prod(shape[a] for a in periodic) > kept:
+            assert float(shrinkage.rest[k]) == pytest.approx(regression(torch.zeros(count, kept), at_k), abs=1e-8)
+        else:
+            assert float(shrinkage.rest[k]) == 1
 
 
 @each_case
@@ -320,7 +324,9 @@ def test_a_forecast_that_is_right_is_left_alone(shape, periodic):
     torch.testing.assert_close(shrinkage(truths), truths)  # as it starts
     shrinkage.fit(residuals(shape, periodic), truths, truths)
     torch.testing.assert_close(shrinkage(truths), truths, rtol=1e-7, atol=1e-7)
-    shrinkage.fit(residuals(shape, periodic), truths, -truths)
+    shrinkage.fit(residuals(shape, periodic), 0.5 * truths, truths)  # never made larger
+    torch.testing.assert_close(shrinkage(truths), truths, rtol=1e-7, atol=1e-7)
+    shrinkage.fit(residuals(shape, periodic), -truths, truths)
     assert float(shrinkage(truths).abs().max()) < 1e-7
 
 
@@ -343,3 +349,18 @@ def test_patterns_of_fewer_states_than_points():
     shrinkage = Shrinkage(2, (6, 8), ()).double()
     shrinkage.fit(states, truths + 0.3 * torch.randn(truths.shape, generator=generator).double(), truths)
     assert float(shrinkage.values.min()) > 0.8 and 0.8 < float(shrinkage.rest) < 1
+
+
+def test_fewer_states_than_patterns():
+    """The patterns that are missing are none, and what they would have held is judged with the rest."""
+    generator = torch.Generator().manual_seed(3)
+    truths = torch.randn(200, 2, 6, 8, generator=generator).double()
+    shrinkage = Shrinkage(2, (6, 8), ()).double()
+    shrinkage.fit(truths[:5], truths + torch.randn(truths.shape, generator=generator).double(), truths)
+    vectors = torch.view_as_complex(shrinkage.vectors)[0]
+    torch.testing.assert_close((vectors.mH @ vectors).real, torch.diag((torch.arange(PATTERNS) >= PATTERNS - 5).double()))
+    assert float(shrinkage.rest) == pytest.approx(0.5, abs=0.02)
+    torch.testing.assert_close(matrix(shrinkage, (6, 8)), matrix(shrinkage, (6, 8)).T)
+    covariance = Covariance(2, (6, 8), ()).double()
+    covariance.fit(truths[:5])
+    assert bool(torch.isfinite(covariance.colour(truths)).all())

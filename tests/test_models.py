@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -466,6 +467,14 @@ def test_reference_forecasts():
 def test_deterministic_mean():
     model = Deterministic(Formula(lambda x0, y, s: torch.ones_like(x0) + y + s), SCALE, white(), Shrinkage(C, (H, W), (-2,)))
     x0 = states(2)
+    loss = partial(model.loss, x0, x0 + COLUMN, Conditioning(), torch.Generator())
     torch.testing.assert_close(model.mean(x0, Conditioning()), x0 + COLUMN)
+    assert float(loss().detach()) == pytest.approx(0, abs=1e-12)
+    model.shrinkage.values.fill_(0.75)
+    model.shrinkage.rest.fill_(0.75)
+    torch.testing.assert_close(model.mean(x0, Conditioning()), 0.75 * (x0 + COLUMN))
+    assert float(loss().detach()) == pytest.approx(0, abs=1e-12)  # the network is not trained through it
     assert torch.equal(model.advance(x0, Conditioning(), None, lambda k: x0), model.mean(x0, Conditioning()))
-    assert float(model.loss(x0, x0 + COLUMN, Conditioning(), torch.Generator()).detach()) == pytest.approx(0, abs=1e-12)
+    sampler = SAMPLERS["si-cal"](1, model.interpolant, model.residual, temperature=0.0)
+    dressed = model.advance(x0, Conditioning(), sampler, lambda k: x0)
+    torch.testing.assert_close(dressed, model.mean(x0, Conditioning()))

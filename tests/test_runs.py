@@ -17,8 +17,8 @@ from physinterp.checkpoint import load_json, load_tensors
 from physinterp.config import Training
 from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.errors import InputError
+from physinterp.measure import residuals
 from physinterp.methods import ModelName
-from physinterp.pairs import residuals
 from physinterp.runs import Runs
 from physinterp.system import validate
 
@@ -150,10 +150,10 @@ def test_the_forecast_of_a_twin_is_weighted_by_validation_pairs(name):
     train, valid = (made.pairs(split, "identity") for split in ("train", "valid"))
     x0, x1, cond = valid.select(torch.arange(len(valid)))
     expected = Shrinkage(1, (16, 16), (-2, -1))
-    expected.fit(train.select(torch.arange(len(train)))[1], twin.forecast(x0, cond), x1)
+    expected.fit(train.select(torch.arange(len(train)))[1], twin.raw(x0, cond), x1)
     assert same(expected.state_dict(), twin.shrinkage.state_dict())
     gains, mean = expected.values, twin.mean(x0, cond)
-    assert 0 <= float(gains.min()) < float(gains.max()) <= 1 and not torch.allclose(mean, twin.forecast(x0, cond))
+    assert 0 <= float(gains.min()) < float(gains.max()) <= 1 and not torch.allclose(mean, twin.raw(x0, cond))
     products = torch.fft.rfft2(mean) * torch.fft.rfft2(x1 - mean).conj()
     correlation = products.real.mean((0, 1)).flatten() / torch.fft.rfft2(x1).abs().square().mean((0, 1)).flatten()
     inside = (gains > 0) & (gains < 1)  # (K, 1)

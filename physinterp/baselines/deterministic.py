@@ -32,17 +32,17 @@ class Deterministic(Model):
         super().__init__(backbone, scale)
         self.covariance, self.shrinkage = covariance, shrinkage
 
-    def forecast(self, x0: Tensor, cond: Conditioning) -> Tensor:
-        """x0 + scale F(x0), as the network has it, (B, C, *S)."""
+    def raw(self, x0: Tensor, cond: Conditioning) -> Tensor:
+        """x0 + scale F(x0), (B, C, *S)."""
         change = self.network(x0, x0.new_zeros(()).expand_as(x0), x0.new_zeros(len(x0)), cond)
         return torch.addcmul(x0, self.scale, change)
 
     def mean(self, x0: Tensor, cond: Conditioning) -> Tensor:
         """E[x1 | x0], shape (B, C, *S)."""
-        return self.shrinkage(self.forecast(x0, cond))
+        return self.shrinkage(self.raw(x0, cond))
 
     def loss(self, x0: Tensor, x1: Tensor, cond: Conditioning, generator: torch.Generator) -> Tensor:
-        return ((self.forecast(x0, cond) - x1) / self.scale).square().mean()
+        return ((self.raw(x0, cond) - x1) / self.scale).square().mean()
 
     def colour(self, noise: Tensor) -> Tensor:
         return self.covariance.colour(noise)

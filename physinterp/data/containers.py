@@ -18,13 +18,11 @@ import netCDF4
 import numpy as np
 import xarray as xr
 import zarr
-from xarray.backends import CachingFileManager
-from xarray.backends.netCDF4_ import NETCDF4_PYTHON_LOCK
 
 from physinterp.data import archive
 from physinterp.data.hdf5 import SUFFIXES, HDF5Array, explained, opened, part, text
 from physinterp.data.parts import RawFrames, Stored
-from physinterp.data.store import NETCDF_LOCK, refuse_empty
+from physinterp.data.store import NETCDF_LOCK, netcdf, refuse_empty
 from physinterp.errors import InputError
 
 
@@ -81,11 +79,12 @@ class ZippedArray(_Array):
 
 
 class NetCDFArray(_Array):
-    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked."""
+    """A variable of a netCDF file (3 or 4), unpacked, NaN where it is masked, as xarray reads it."""
 
     def library(self) -> Any:
-        """The variable, of a file that stays open."""
-        return _NetCDFVariable(self.path, self.key, self.dtype)
+        """The open variable."""
+        group, _, name = self.key.rpartition("/")
+        return _Decoded(_netcdf(self.path, group)[name].variable, self.dtype)
 
 
 class ZarrArray(_Array):
@@ -102,17 +101,14 @@ class ZarrArray(_Array):
         return zarr.open_array(self.path, path=self.key, mode="r")
 
 
-class _NetCDFVariable:
-    """A variable of a file that one thread at a time opens, reads and closes."""
+class _Decoded:
+    """An open variable that gives plain arrays."""
 
-    def __init__(self, path: Path, key: str, dtype: np.dtype[Any]) -> None:
-        self.file: Any = CachingFileManager[Any](netCDF4.Dataset, str(path), lock=NETCDF4_PYTHON_LOCK)
-        self.key, self.dtype = key, dtype
+    def __init__(self, variable: xr.Variable, dtype: np.dtype[Any]) -> None:
+        self.variable, self.dtype = variable, dtype
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        with NETCDF_LOCK, NETCDF4_PYTHON_LOCK:
-            values = self.file.acquire(needs_lock=False)[self.key][index]
-        return np.ma.filled(np.ma.asarray(values, dtype=self.dtype), np.nan)
+        return np.asarray(self.variable[index].values, dtype=self.dtype)
 
 
 class RawChunks(RawFrames):
@@ -173,7 +169,7 @@ def groups(path: Path) -> list[str]:
         if path.suffix in (".npy", ".npz"):
             return []
         if path.suffix == ".nc":
-            with NETCDF_LOCK, NETCDF4_PYTHON_LOCK, netCDF4.Dataset(path) as file:
+            with NETCDF_LOCK, netCDF4.Dataset(path) as file:
                 return list(file.groups)
         if path.suffix in SUFFIXES:
             with opened(path) as file:
@@ -199,12 +195,13 @@ def _of_numpy(path: Path) -> dict[str, Named]:
     return {"": Named(NumpyArray(path.resolve(), "", mapped.shape, mapped.dtype))}
 
 
+def _netcdf(path: Path, group: str) -> xr.Dataset:
+    return netcdf(path, group=group or None, chunks=None, cache=False, decode_times=False)
+
+
 def _of_netcdf(path: Path, group: str) -> dict[str, Named]:
     found: dict[str, Named] = {}
-    with (
-        NETCDF_LOCK,
-        xr.open_dataset(path, engine="netcdf4", group=group or None, chunks=None, cache=False, decode_times=False) as ds,
-    ):
+    with _netcdf(path, group) as ds:
         for name, variable in ds.variables.items():
             if variable.dtype.kind in "fiu":
                 dtype = np.dtype(np.float32 if variable.ndim > 1 else np.float64)

@@ -26,9 +26,28 @@ METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
 FRAMES = 64
 BYTES = 2**26
 """Frames that are read at once, and bytes where frames are large."""
-NETCDF_LOCK = threading.RLock()
-"""To hold while a netCDF file is opened, read in a thread, or written. The library crashes when two threads are in it, and
-xarray's own lock covers values but not the opening of files (https://github.com/pydata/xarray/issues/9779)."""
+
+
+class _NetCDFLock:
+    """A re-entrant lock; unpickled, it is that of the process."""
+
+    def __init__(self) -> None:
+        lock = threading.RLock()
+        self.acquire, self.release = lock.acquire, lock.release
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def __reduce__(self) -> str:
+        return "NETCDF_LOCK"
+
+
+NETCDF_LOCK = _NetCDFLock()
+"""To hold while a netCDF file is opened, read, written or closed: the library crashes when two threads are in it. The lock
+that xarray has covers values but not the opening of files (https://github.com/pydata/xarray/issues/9779)."""
 
 
 def stores(path: Store) -> tuple[Store, ...]:
@@ -89,13 +108,17 @@ def opened(store: Store) -> xr.Dataset:
     def read() -> xr.Dataset:
         options: dict[str, Any] = {"chunks": None, "cache": False, "decode_timedelta": False}
         if str(store).endswith(NETCDF):
-            local = _local(store)
-            with NETCDF_LOCK:
-                return xr.open_dataset(local, engine="netcdf4", **options)
+            return netcdf(_local(store), **options)
         remote = {"storage_options": storage_options(str(store))} if isinstance(store, str) else {"consolidated": False}
         return xr.open_dataset(str(store), engine="zarr", **remote, **options)
 
     return persistent(read, store)
+
+
+def netcdf(path: str | Path, **options: Any) -> xr.Dataset:
+    """`xarray.open_dataset` of a netCDF file that no two threads open, read or close at once."""
+    with NETCDF_LOCK:
+        return xr.open_dataset(path, engine="netcdf4", lock=NETCDF_LOCK, **options)
 
 
 def _local(store: Store) -> str:
