@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 PATTERNS = 32  # most that are kept per wavenumber
+AT_ONCE = 8  # wavenumbers whose matrices are in memory
 
 
 class Patterns(nn.Module):
@@ -64,7 +65,12 @@ class Patterns(nn.Module):
     def leading(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Leading eigenvectors of the second moments of states (N, C, *S): (K, D, rank) complex, their eigenvalues
         (K, rank) ascending, and the mean of the eigenvalues left out (K,). Of fewer states than `rank`, some are 0."""
-        f, _ = transform(x.double(), self.periodic)
+        f, _ = transform(x, self.periodic)
+        parts = [self._leading(part.to(torch.complex128)) for part in f.split(AT_ONCE)]
+        vectors, values, rest = (torch.cat(found) for found in zip(*parts, strict=True))
+        return vectors, values, rest
+
+    def _leading(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rank, (count, size) = self.values.shape[-1], f.shape[1:]
         if count < size:  # all but `count` eigenvalues are 0, and the matrix may be too large to write down
             _, s, v = torch.linalg.svd(f, full_matrices=False)
@@ -100,11 +106,10 @@ class Covariance(Patterns):
     @torch.no_grad()
     def fit(self, residuals: Tensor, sigma: Tensor | None = None) -> None:
         """Set U, L and r to the second moments of residuals (N, C, *S); sigma too, unless it is given (C, 1, 1)."""
-        residuals = residuals.double()
         if sigma is None:
-            sigma = residuals.square().mean((0, 2, 3)).sqrt().clamp(min=1e-12)[:, None, None]
+            sigma = residuals.square().mean((0, 2, 3), dtype=torch.float64).sqrt().clamp(min=1e-12)[:, None, None]
         self.sigma.copy_(sigma)
-        self.keep(*self.leading(residuals / sigma))
+        self.keep(*self.leading(residuals / sigma.to(residuals)))
 
     def colour(self, x: Tensor) -> Tensor:
         """C^(1/2) x: noise of covariance C from white noise x (B, C, *S)."""
@@ -128,12 +133,19 @@ class Shrinkage(Patterns):
     def fit(self, states: Tensor, forecasts: Tensor, truths: Tensor) -> None:
         """Set U to the patterns of states (M, C, *S), g and r by forecasts and truths of pairs (N, C, *S) not trained on."""
         vectors, _, _ = self.leading(states)
-        y, x = (transform(u.double(), self.periodic)[0] for u in (forecasts, truths))
+        y, x = (transform(u, self.periodic)[0] for u in (forecasts, truths))
+        parts = zip(*(u.split(AT_ONCE) for u in (y, x, vectors)), strict=True)
+        gains, rest = zip(*(self._weights(*(u.to(torch.complex128) for u in part)) for part in parts), strict=True)
+        self.keep(vectors, torch.cat(gains), torch.cat(rest))
+
+    @staticmethod
+    def _weights(y: Tensor, x: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """g (K, rank) and r (K,) of forecasts and truths (K, N, D)."""
         inside = [u @ vectors.conj() for u in (y, x)]
-        outside = [u - i @ vectors.mT for u, i in zip((y, x), inside, strict=True)]
-        left = _regression(*(u.flatten(1)[..., None] for u in outside))[:, 0]
+        outside = [(u - i @ vectors.mT).flatten(1)[..., None] for u, i in zip((y, x), inside, strict=True)]
         all_kept = vectors.shape[1] == vectors.shape[2]
-        self.keep(vectors, _regression(*inside), torch.ones_like(left) if all_kept else left)
+        rest = _regression(*outside)[:, 0]
+        return _regression(*inside), torch.ones_like(rest) if all_kept else rest
 
     def forward(self, forecast: Tensor) -> Tensor:
         """(B, C, *S) -> the same shape."""

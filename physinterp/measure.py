@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from physinterp.baselines.deterministic import Deterministic
+from physinterp.calibration import PATTERNS
 from physinterp.drift import ForecastDrift, StateDrift
 from physinterp.model import Model
 from physinterp.pairs import Pairs
 from physinterp.types import Conditioning
+
+VALUES, FEWEST, MOST = 2**23, 4 * PATTERNS, 1024
+"""Numbers in the states that are measured together, which bounds the memory, but between a fewest and a most of states."""
 
 
 @torch.inference_mode()
@@ -53,6 +57,8 @@ def calibrate(model: Model, train: Pairs, valid: Pairs, device: str) -> None:
         model.covariance.fit(residuals(model.mean, valid, device), model.covariance.sigma)
 
 
-def _spread(pairs: Pairs, batch: int = 64, most: int = 1024) -> tuple[Tensor, ...]:
+def _spread(pairs: Pairs, batch: int = 64) -> tuple[Tensor, ...]:
     """Numbers of pairs, spread evenly, in batches."""
-    return torch.linspace(0, len(pairs) - 1, min(len(pairs), most)).long().split(batch)
+    values = pairs.select(torch.zeros(1, dtype=torch.long))[1].numel()
+    count = min(len(pairs), max(FEWEST, min(MOST, VALUES // values)))
+    return torch.linspace(0, len(pairs) - 1, count).long().split(batch)
